@@ -1,0 +1,67 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`.
+# `make quickstart INPUT=crawl.warc.gz` runs the same chain on any crawl.
+
+PYTHON ?= python3
+VENV := .venv
+RUN_PYTHON := $(VENV)/bin/python
+SAMPLE := tests/testdata/crawl
+INPUT ?= $(SAMPLE)/sample_crawl.warc.gz
+# Pages per validation page (mC4: 1000; a small crawl needs more validation).
+VALIDATION_MODULUS ?= 5
+# Truth table (url, language) to compare language identification with; may be empty.
+TRUTH ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),$(SAMPLE)/sample_crawl.tsv,)
+RUN ?= runs/$(firstword $(subst ., ,$(notdir $(INPUT))))
+G := gin/experiments/quickstart
+JOB := $(RUN_PYTHON) -m mlm.run
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/compilation_cache
+
+.PHONY: help setup quickstart test test-slow lint format clean
+
+help:
+	@echo "make quickstart             crawl -> corpus -> tokenizer -> pretraining -> SFT -> reward model -> RLOO -> report"
+	@echo "make quickstart INPUT=FILE  the same on your own WARC or WET (RUN=DIR for the results)"
+	@echo "make test                   sets up and runs the tests;  make test-slow: the long ones too"
+	@echo "make lint                   ruff check and format check"
+	@echo "make clean                  removes runs/ (results); the environment stays"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) else "Python 3.11 or 3.12 is needed, this is %d.%d; call make PYTHON=python3.11" % v)'
+	test -x $(RUN_PYTHON) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement requirements.txt
+	$(VENV)/bin/pip install --quiet --editable '.[dev]'
+	touch $@
+
+# Every step returns at once when its result is there, and resumes when half done.
+quickstart: setup
+	$(RUN_PYTHON) -m beam_pipelines.mc4 --input=$(INPUT) --output=$(RUN)/corpus --validation_modulus=$(VALIDATION_MODULUS) $(if $(filter $(SAMPLE)/%,$(INPUT)),--bad_words=$(SAMPLE)/bad_words)
+	$(JOB) train_tokenizer --gin_file=$G/train_tokenizer.gin --gin.CORPUS=$(RUN)/corpus --gin.OUTPUT=$(RUN)/tokenizer
+	$(JOB) pretrain --gin_file=$G/pretrain.gin --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/pretrain
+	$(JOB) make_instructions --gin_file=$G/make_instructions.gin --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/instructions
+	$(JOB) finetune --gin_file=$G/finetune.gin --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/pretrain --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/sft
+	$(JOB) make_preferences --gin_file=$G/make_preferences.gin --gin.TOKENIZER=$(RUN)/tokenizer --gin.POLICY=$(RUN)/sft --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/preferences
+	$(JOB) train_reward_model --gin_file=$G/train_reward_model.gin --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/sft --gin.PREFERENCES=$(RUN)/preferences --gin.OUTPUT=$(RUN)/reward_model
+	$(JOB) align_rloo --gin_file=$G/align_rloo.gin --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/sft --gin.REWARD_MODEL=$(RUN)/reward_model --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/rloo
+	$(JOB) evaluate --gin_file=$G/evaluate.gin --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.PRETRAINED=$(RUN)/pretrain --gin.SFT=$(RUN)/sft --gin.REWARD_MODEL=$(RUN)/reward_model --gin.RLOO=$(RUN)/rloo --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/evaluation
+	$(JOB) report --gin_file=$G/report.gin --gin.RUN=$(RUN) --gin.OUTPUT=$(RUN)/report --gin.TRUTH="'$(TRUTH)'"
+	@echo "Report: $(RUN)/report/report.html"
+
+test: setup
+	$(RUN_PYTHON) -m pytest
+
+test-slow: setup
+	$(RUN_PYTHON) -m pytest -m 'slow or not slow'
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf runs

@@ -1,0 +1,1 @@
+"""Multilingual language models: from a web crawl to an aligned, evaluated model."""

@@ -1,0 +1,1 @@
+"""Alignment: preferences, rewards and RLOO, through the one training loop."""

@@ -1,0 +1,1 @@
+"""Checkpoints: saving, restoring and comparing trees of arrays."""

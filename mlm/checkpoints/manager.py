@@ -1,0 +1,221 @@
+"""Saving and restoring training states with orbax.
+
+DIRECTORY/<step>/ holds params, rest (all else of the state) and metadata: a
+JSON object, such as the model's config and the tokenizer's digest, that a
+program must agree with before it may read the arrays. A step's directory gets
+its name only when it is complete, so a process killed while saving leaves the
+earlier checkpoints usable.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import orbax.checkpoint as ocp
+from etils import epath
+
+from mlm.checkpoints import params as params_lib
+
+
+def _open(
+  directory: str | os.PathLike, options: ocp.CheckpointManagerOptions
+) -> ocp.CheckpointManager:
+  return ocp.CheckpointManager(
+    epath.Path(directory).absolute(),
+    options=options,
+    item_handlers={
+      "params": ocp.StandardCheckpointHandler(),
+      "rest": ocp.StandardCheckpointHandler(),
+      "metadata": ocp.JsonCheckpointHandler(),
+    },
+  )
+
+
+def _open_latest(
+  directory: str | os.PathLike,
+) -> tuple[ocp.CheckpointManager, int]:
+  """A reader of a directory that must hold a checkpoint, and its last step."""
+  if epath.Path(directory).exists():
+    manager = _open(directory, ocp.CheckpointManagerOptions(create=False))
+    if manager.latest_step() is not None:
+      return manager, manager.latest_step()
+    manager.close()
+  raise FileNotFoundError(
+    f"no checkpoint in {os.fspath(directory)}; run the job that writes it to "
+    "its end, or correct the path"
+  )
+
+
+def _restore_metadata(manager: ocp.CheckpointManager, step: int) -> dict:
+  return manager.restore(
+    step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())
+  )["metadata"]
+
+
+def _as_json(metadata: Mapping[str, Any]) -> dict:
+  """The mapping as JSON gives it back: tuples are lists, keys are strings."""
+  return json.loads(json.dumps(metadata))
+
+
+def _without_params(state: Any) -> Any:
+  return dataclasses.replace(state, params=())
+
+
+class Checkpointer:
+  """The checkpoints of one training job.
+
+  Saving copies the state to the host and writes it in the background; `wait`
+  returns when it is written.
+  """
+
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    *,
+    keep: int,
+    metadata: Mapping[str, Any],
+  ):
+    """Opens the directory, and clears what a killed process left in it.
+
+    Args:
+      directory: of the checkpoints; made if missing.
+      keep: how many of the latest checkpoints to keep, >= 1.
+      metadata: JSON object saved with every checkpoint. It holds what must not
+        change over the life of the run.
+
+    Raises:
+      ValueError: if keep is below 1, or the directory's latest checkpoint has
+        other metadata; the message lists the differences.
+    """
+    if keep < 1:
+      raise ValueError(f"keep {keep} must be at least 1 checkpoint")
+    self._directory = os.fspath(directory)
+    self._metadata = _as_json(metadata)
+    self._manager = _open(
+      directory,
+      ocp.CheckpointManagerOptions(
+        preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+        cleanup_tmp_directories=True,
+      ),
+    )
+    step = self.latest_step()
+    if step is not None:
+      params_lib.check_metadata(
+        _restore_metadata(self._manager, step),
+        self._metadata,
+        where=self._at(step),
+      )
+
+  def _at(self, step: int) -> str:
+    return f"checkpoint {os.path.join(self._directory, str(step))}"
+
+  def latest_step(self) -> int | None:
+    """Steps made at the latest complete checkpoint; None without one."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any) -> None:
+    """Starts to save a state, once an earlier save has ended.
+
+    Args:
+      step: steps made, the name of the checkpoint.
+      state: dataclass pytree with a field `params`. It may be donated as soon
+        as this returns.
+    """
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        rest=ocp.args.StandardSave(_without_params(state)),
+        metadata=ocp.args.JsonSave(self._metadata),
+      ),
+      force=True,
+    )
+
+  def restore(self, abstract_state: Any) -> Any:
+    """The state of the latest checkpoint.
+
+    Args:
+      abstract_state: state of jax.ShapeDtypeStructs with shardings, which need
+        not be those of the run that saved it.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if names, shapes or dtypes differ; the message lists them.
+    """
+    step = self.latest_step()
+    if step is None:
+      raise FileNotFoundError(
+        f"no checkpoint in {self._directory}; create an initial state instead"
+      )
+    rest = _without_params(abstract_state)
+    found = self._manager.item_metadata(step)
+    params_lib.check_arrays(
+      {name: found[name].tree for name in ("params", "rest")},
+      {"params": abstract_state.params, "rest": rest},
+      where=self._at(step),
+    )
+    items = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(abstract_state.params),
+        rest=ocp.args.StandardRestore(rest),
+      ),
+    )
+    return dataclasses.replace(items["rest"], params=items["params"])
+
+  def wait(self) -> None:
+    """Returns when nothing is being written any more."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, then ends the background threads."""
+    self._manager.close()
+
+
+def read_metadata(directory: str | os.PathLike) -> dict[str, Any]:
+  """Metadata of the latest checkpoint of a directory.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+  """
+  manager, step = _open_latest(directory)
+  with manager:
+    return _restore_metadata(manager, step)
+
+
+def restore_params(
+  directory: str | os.PathLike,
+  abstract_params: Any,
+  *,
+  metadata: Mapping[str, Any],
+) -> Any:
+  """Params of the latest checkpoint of another job, without the optimizer's.
+
+  Args:
+    directory: of that job's checkpoints.
+    abstract_params: tree of jax.ShapeDtypeStructs with shardings.
+    metadata: entries that the checkpoint's must equal; it may have others.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if metadata, names, shapes or dtypes differ; the message lists
+      the differences.
+  """
+  manager, step = _open_latest(directory)
+  with manager:
+    where = f"checkpoint {os.path.join(os.fspath(directory), str(step))}"
+    found = _restore_metadata(manager, step)
+    params_lib.check_metadata(
+      {name: found[name] for name in metadata if name in found},
+      _as_json(metadata),
+      where=where,
+    )
+    params_lib.check_arrays(
+      manager.item_metadata(step)["params"].tree, abstract_params, where=where
+    )
+    return manager.restore(
+      step,
+      args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params)),
+    )["params"]

@@ -1,0 +1,1 @@
+"""Input: seqio tasks, token-level mixtures, packed and prompt batches."""

@@ -1,0 +1,1 @@
+"""Decoding: sampled responses from a model given as init/apply/extend."""

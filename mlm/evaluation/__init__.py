@@ -1,0 +1,1 @@
+"""Evaluation: bits per byte, generations, win rates and the report, by language."""

@@ -1,0 +1,1 @@
+"""Text without heavy libraries: documents, scripts, sentences, folding."""

@@ -1,0 +1,1 @@
+"""SentencePiece tokenizers: sampling, training, counting, loading."""

@@ -1,0 +1,185 @@
+"""The text a tokenizer is trained on: a character budget for each language.
+
+Documents stream by once. Paragraphs become lines no longer than
+SentencePiece's limit, which is in bytes and therefore three times shorter, in
+characters, for Thai or Hindi than for English; whatever is split or dropped is
+counted for each language.
+"""
+
+import collections
+from collections.abc import Iterator, Mapping
+import dataclasses
+import random
+
+from mlm.text import documents
+
+MAX_LINE_BYTES = 4192  # SentencePiece's default max_sentence_length
+
+# SentencePiece skips a whole line that has one of these: U+2585 stands for an
+# unknown piece inside its trainer, and a NUL ends a string.
+RESERVED_CHARACTERS = ("\u2585", "\0")
+
+
+def temperature_rates(
+  num: Mapping[str, float], *, temperature: float
+) -> dict[str, float]:
+  """Sampling rates p proportional to n^(1/T).
+
+  Args:
+    num: language -> amount of data n in any one unit, each > 0.
+    temperature: T > 0; 1 is proportional, infinity uniform. The exponent that
+      papers call alpha is 1/T.
+
+  Returns:
+    language -> rate; the rates sum to 1.
+
+  Raises:
+    ValueError: if there is no language, one has no data (drop it or fix its
+      counts), or T is not positive.
+
+  Source: Xue et al. 2021 (mT5), section 3.1, alpha = 0.3 or T = 10/3.
+  """
+  if not num:
+    raise ValueError("no language to sample from; the counts are empty")
+  empty = sorted(code for code, n in num.items() if not n > 0)
+  if empty:
+    raise ValueError(f"languages without data: {empty}; leave them out")
+  if not temperature > 0:
+    raise ValueError(f"temperature {temperature} must be above 0")
+  largest = max(num.values())
+  weight = {c: (n / largest) ** (1 / temperature) for c, n in num.items()}
+  total = sum(weight.values())
+  return {code: w / total for code, w in weight.items()}
+
+
+@dataclasses.dataclass
+class LanguageSample:
+  """What was taken of one language. Characters are Unicode code points.
+
+  Attributes:
+    available: characters in the train split.
+    budget: characters to take, at most `available`: nothing is repeated.
+    taken: characters of the documents that were taken, line breaks included.
+    documents: number of documents taken.
+    lines: number of lines handed to the trainer.
+    splits: number of extra lines made because a paragraph was too long.
+    dropped: reason -> number of lines left out.
+  """
+
+  available: int
+  budget: int
+  taken: int = 0
+  documents: int = 0
+  lines: int = 0
+  splits: int = 0
+  dropped: collections.Counter = dataclasses.field(
+    default_factory=collections.Counter
+  )
+
+
+def plan_sample(
+  counts: Mapping, *, temperature: float, budget_characters: int
+) -> dict[str, LanguageSample]:
+  """Divides a budget in characters over the languages of a corpus.
+
+  A language smaller than its share gives all it has, once; the rest of its
+  share is not given to others.
+
+  Args:
+    counts: `documents.read_counts`; languages without train text are left out.
+    temperature: T of `temperature_rates`, over characters.
+    budget_characters: characters to draw in total, > 0.
+
+  Raises:
+    ValueError: if the budget is not positive or the corpus has no train text.
+  """
+  if budget_characters < 1:
+    raise ValueError(f"budget_characters {budget_characters} must be positive")
+  available = {}
+  for code, splits in sorted(counts["languages"].items()):
+    characters = splits.get("train", {}).get("characters", 0)
+    if characters:
+      available[code] = characters
+  rates = temperature_rates(available, temperature=temperature)
+  return {
+    code: LanguageSample(
+      available=n, budget=min(n, max(1, round(rates[code] * budget_characters)))
+    )
+    for code, n in available.items()
+  }
+
+
+def split_line(line: str, max_bytes: int) -> list[str]:
+  """Cuts a line into parts of at most `max_bytes` UTF-8 bytes.
+
+  Cuts after the last whitespace that fits, else between characters. The parts
+  joined are the line.
+
+  Args:
+    line: text without line breaks.
+    max_bytes: largest part in bytes, at least 4: the longest character.
+  """
+  parts = []
+  start = size = space = 0
+  for position, character in enumerate(line):
+    width = len(character.encode())
+    if size + width > max_bytes:
+      cut = space if space > start else position
+      parts.append(line[start:cut])
+      size = len(line[cut:position].encode())
+      start = cut
+    size += width
+    if character.isspace():
+      space = position + 1
+  parts.append(line[start:])
+  return parts
+
+
+def sample_lines(
+  corpus: str, plan: Mapping[str, LanguageSample], *, seed: int
+) -> Iterator[str]:
+  """Yields the training lines, filling in the plan's counts as it goes.
+
+  Documents are drawn by selection sampling with characters as weights (Knuth,
+  The Art of Computer Programming 2, section 3.4.2, Algorithm S): one pass, no
+  document twice, and the sum lands within about a document of the budget.
+
+  Args:
+    corpus: directory of the document shards.
+    plan: of `plan_sample`; its counters are written.
+    seed: the draw of a language is a function of (seed, language).
+
+  Raises:
+    ValueError: if a language holds other text than counts.json says.
+  """
+  for code, language in plan.items():
+    draw = random.Random(f"{seed} {code}")
+    seen = 0
+    for document in documents.read_documents(corpus, code, "train"):
+      left = language.available - seen
+      wanted = language.budget - language.taken
+      seen += len(document.text)
+      if draw.random() * left >= wanted:
+        continue
+      language.taken += len(document.text)
+      language.documents += 1
+      yield from _lines(document.text, language)
+    if seen != language.available:
+      raise ValueError(
+        f"{code}: the shards hold {seen} characters, counts.json says "
+        f"{language.available}; the corpus changed after it was counted, make "
+        "it again"
+      )
+
+
+def _lines(text: str, language: LanguageSample) -> Iterator[str]:
+  for paragraph in text.split("\n"):
+    if not paragraph:
+      continue
+    if any(character in paragraph for character in RESERVED_CHARACTERS):
+      language.dropped["reserved_character"] += 1
+      continue
+    parts = split_line(paragraph, MAX_LINE_BYTES)
+    language.splits += len(parts) - 1
+    language.lines += len(parts)
+    yield from parts

@@ -1,0 +1,264 @@
+"""Training a SentencePiece unigram tokenizer on a corpus.
+
+Text is left as it is: identity normalisation, whitespace kept, bytes for what
+has no piece. The default rules of SentencePiece turn the zero-width non-joiner
+of Persian and every line break into a space, so a model on them can never
+write either.
+"""
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import logging
+import os
+import shutil
+import tempfile
+
+import sentencepiece
+
+from mlm.text import documents
+from mlm.tokenizers import load, sample, special
+
+# Documents a language for the check on validation text.
+NUM_VALIDATION_DOCUMENTS = 1000
+
+# From here on SentencePiece needs 64-bit suffix-array indices (2^31 with room).
+EXTREMELY_LARGE_CHARACTERS = 2**30
+
+
+def train_tokenizer(
+  *,
+  corpus: str,
+  output: str,
+  vocab_size: int,
+  temperature: float,
+  budget_characters: int,
+  character_coverage: float,
+  seed: int,
+  num_threads: int,
+) -> dict:
+  """Trains a tokenizer and writes `sentencepiece.model` and `card.json`.
+
+  The output directory appears whole or not at all. If it is there already with
+  the same settings the card is returned at once.
+
+  Args:
+    corpus: finished corpus directory.
+    output: tokenizer directory to make.
+    vocab_size: pieces wanted, specials and 256 bytes included. Less text than
+      that supports gives fewer: the card's "vocab_size" is the number reached.
+    temperature: T of `sample.temperature_rates` over characters.
+    budget_characters: characters of training text in all languages together.
+    character_coverage: share of character occurrences in the pooled sample that
+      get a piece of their own; the rest is written in bytes.
+    seed: of the draw of documents.
+    num_threads: does not change the result.
+
+  Returns:
+    The card: "settings"; "vocab_size", "model_sha256",
+    "sentencepiece_version"; "sample" {code: counts of what was taken, split and
+    dropped}; "validation" {code: see `check_language`}.
+
+  Raises:
+    FileNotFoundError: if the corpus is unfinished.
+    ValueError: if an argument is out of range, the vocabulary cannot hold the
+      alphabet, or `output` holds a tokenizer with other settings.
+  """
+  counts = documents.read_counts(corpus)
+  settings = {
+    "corpus_counts_sha256": counts_sha256(counts),
+    "vocab_size": vocab_size,
+    "temperature": temperature,
+    "budget_characters": budget_characters,
+    "character_coverage": character_coverage,
+    "seed": seed,
+    "model_type": "unigram",
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "allow_whitespace_only_pieces": True,
+    "add_dummy_prefix": True,
+    "split_by_unicode_script": True,
+    "split_digits": False,
+    "max_sentencepiece_length": 16,
+    "max_line_bytes": sample.MAX_LINE_BYTES,
+  }
+  if os.path.exists(output):
+    card = load.read_card(output)
+    _require_same_settings(output, card["settings"], settings)
+    load.load(output)
+    return card
+  if not 0 < character_coverage <= 1:
+    raise ValueError(
+      f"character_coverage {character_coverage} must be in (0, 1]"
+    )
+  smallest = special.FIRST_BYTE_ID + 256 + 1
+  if vocab_size < smallest:
+    raise ValueError(
+      f"vocab_size {vocab_size} leaves no room beside {smallest - 1} special "
+      f"and byte pieces; choose {smallest} or more"
+    )
+  plan = sample.plan_sample(
+    counts, temperature=temperature, budget_characters=budget_characters
+  )
+  model = _train(corpus, plan, settings, num_threads)
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  load.check_special_pieces(processor, "the trained model")
+  reached = processor.get_piece_size()
+  if reached < vocab_size:
+    logging.warning(
+      "The sample supports %d pieces of the %d wanted; the tokenizer has %d. "
+      "Raise budget_characters or lower vocab_size.",
+      reached,
+      vocab_size,
+      reached,
+    )
+  card = {
+    "settings": settings,
+    "vocab_size": reached,
+    "model_sha256": hashlib.sha256(model).hexdigest(),
+    "sentencepiece_version": sentencepiece.__version__,
+    "sample": {code: dataclasses.asdict(s) for code, s in plan.items()},
+    "validation": {
+      code: check_language(
+        processor,
+        itertools.islice(
+          documents.read_documents(corpus, code, "validation"),
+          NUM_VALIDATION_DOCUMENTS,
+        ),
+      )
+      for code in sorted(counts["languages"])
+      if counts["languages"][code].get("validation", {}).get("documents")
+    },
+  }
+  _write(output, model, card)
+  return card
+
+
+def counts_sha256(counts: dict) -> str:
+  """Hash of a corpus's counts: names the corpus wherever it lies."""
+  canonical = json.dumps(counts["languages"], sort_keys=True)
+  return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def check_language(processor, docs) -> dict:
+  """How a tokenizer fares on documents it was not trained on.
+
+  Args:
+    processor: SentencePieceProcessor.
+    docs: iterable of Document.
+
+  Returns:
+    "documents", "bytes", "tokens" (without EOS), "bytes_per_token" (None if
+    there is no token), "byte_fallback_rate" (share of tokens that are bytes of
+    characters without a piece; the line break, always a byte piece, is left
+    out), "lossless" (documents that decode to exactly themselves) and
+    "first_lossy_url" (None if all do; U+2581, which SentencePiece uses for the
+    space, is the known cause).
+  """
+  num_documents = num_bytes = num_tokens = num_fallback = lossless = 0
+  first_lossy_url = None
+  for document in docs:
+    ids = processor.encode(document.text)
+    num_documents += 1
+    num_bytes += len(document.text.encode())
+    num_tokens += len(ids)
+    num_fallback += sum(
+      special.is_byte(i) and i != special.NEWLINE_ID for i in ids
+    )
+    if processor.decode(ids) == document.text:
+      lossless += 1
+    elif first_lossy_url is None:
+      first_lossy_url = document.url
+  return {
+    "documents": num_documents,
+    "bytes": num_bytes,
+    "tokens": num_tokens,
+    "bytes_per_token": num_bytes / num_tokens if num_tokens else None,
+    "byte_fallback_rate": num_fallback / num_tokens if num_tokens else None,
+    "lossless": lossless,
+    "first_lossy_url": first_lossy_url,
+  }
+
+
+def _train(corpus, plan, settings, num_threads) -> bytes:
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=sample.sample_lines(
+        corpus, plan, seed=settings["seed"]
+      ),
+      model_writer=model,
+      model_type=settings["model_type"],
+      vocab_size=settings["vocab_size"],
+      character_coverage=settings["character_coverage"],
+      byte_fallback=settings["byte_fallback"],
+      normalization_rule_name=settings["normalization_rule_name"],
+      remove_extra_whitespaces=settings["remove_extra_whitespaces"],
+      allow_whitespace_only_pieces=settings["allow_whitespace_only_pieces"],
+      add_dummy_prefix=settings["add_dummy_prefix"],
+      split_by_unicode_script=settings["split_by_unicode_script"],
+      split_digits=settings["split_digits"],
+      max_sentencepiece_length=settings["max_sentencepiece_length"],
+      max_sentence_length=settings["max_line_bytes"],
+      pad_id=special.PAD_ID,
+      eos_id=special.EOS_ID,
+      unk_id=special.UNK_ID,
+      bos_id=-1,
+      pad_piece=special.PAD_PIECE,
+      eos_piece=special.EOS_PIECE,
+      unk_piece=special.UNK_PIECE,
+      control_symbols=[special.USER_PIECE, special.ASSISTANT_PIECE],
+      # A small corpus fills a smaller vocabulary; the size reached is reported.
+      hard_vocab_limit=False,
+      train_extremely_large_corpus=(
+        sum(s.budget for s in plan.values()) >= EXTREMELY_LARGE_CHARACTERS
+      ),
+      num_threads=num_threads,
+      minloglevel=1,
+    )
+  except RuntimeError as error:
+    raise ValueError(
+      f"SentencePiece could not train {settings['vocab_size']} pieces at "
+      f"character coverage {settings['character_coverage']}: {error}; raise "
+      "vocab_size above the alphabet or lower character_coverage"
+    ) from error
+  return model.getvalue()
+
+
+def _require_same_settings(output, found, wanted):
+  different = {
+    name: (found.get(name), wanted.get(name))
+    for name in sorted({*found, *wanted})
+    if found.get(name) != wanted.get(name)
+  }
+  if different:
+    listed = "; ".join(
+      f"{name} is {old!r} there, {new!r} here"
+      for name, (old, new) in different.items()
+    )
+    raise ValueError(
+      f"{output!r} holds a tokenizer with other settings: {listed}. Choose "
+      "another output, or delete that directory to train anew"
+    )
+
+
+def _write(output, model, card):
+  parent = os.path.dirname(os.path.abspath(output))
+  os.makedirs(parent, exist_ok=True)
+  partial = tempfile.mkdtemp(prefix=".tokenizer-", dir=parent)
+  try:
+    with open(os.path.join(partial, load.MODEL_FILE), "wb") as f:
+      f.write(model)
+    with open(
+      os.path.join(partial, load.CARD_FILE), "w", encoding="utf-8"
+    ) as f:
+      json.dump(card, f, indent=2, sort_keys=True)
+      f.write("\n")
+    os.chmod(partial, 0o755)  # mkdtemp's own mode keeps others out
+    os.rename(partial, output)
+  except BaseException:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise

@@ -1,0 +1,88 @@
+"""Cross-entropy over loss-weighted tokens, and log-probabilities.
+
+Letters: B rows, T tokens a row, D model width, V vocabulary.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from kernels.linear_cross_entropy import api as linear_cross_entropy
+
+
+def _statistics(apply: Callable, params: Any, batch: dict, backend: str):
+  """Float32 [B, T] statistics of the logits; the logits are never whole."""
+  outputs = apply(params, batch)
+  return linear_cross_entropy.token_statistics(
+    outputs["hidden"],
+    outputs["unembedding"],
+    batch["decoder_target_tokens"],
+    backend=backend,
+  )
+
+
+def cross_entropy_loss(
+  apply: Callable, *, z_loss: float, backend: str, num_languages: int
+) -> Callable:
+  """Builds the mean of -log p(target) + z_loss * logsumexp^2 over tokens.
+
+  The mean is over loss-weighted tokens: sum(w * loss) / sum(w), in float32.
+
+  Args:
+    apply: (params, batch) -> {"hidden": [B, T, D], "unembedding": [D, V]}.
+    z_loss: weight of the squared log-normalizer, which keeps logits small;
+      1e-4 in the T5 and PaLM families, 0 for none.
+    backend: of the linear cross-entropy kernel.
+    num_languages: length of the per-language metric vectors.
+
+  Returns:
+    loss_fn(params, frozen, batch, key) -> (loss, metrics). The metrics loss
+    and loss_by_language are without the z-loss, in nats per token.
+
+  Source: z-loss as in Chowdhery et al. 2022 (PaLM), section 5.
+  """
+
+  def loss_fn(params, frozen, batch, key):
+    del frozen, key
+    weights = batch["decoder_loss_weights"].astype(jnp.float32)
+    statistics = _statistics(apply, params, batch, backend)
+    losses = weights * (statistics.logsumexp - statistics.target_logit)
+    z_losses = weights * z_loss * statistics.logsumexp**2
+    num_tokens = weights.sum()
+    loss = (losses.sum() + z_losses.sum()) / num_tokens
+
+    def by_language(values):
+      return jax.ops.segment_sum(
+        values.reshape(-1),
+        batch["decoder_language_ids"].reshape(-1),
+        num_segments=num_languages,
+      )
+
+    tokens_by_language = by_language(weights)
+    metrics = {
+      "loss": (losses.sum(), num_tokens),
+      "z_loss": (z_losses.sum(), num_tokens),
+      "tokens": (num_tokens, None),
+      "loss_by_language": (by_language(losses), tokens_by_language),
+      "tokens_by_language": (tokens_by_language, None),
+    }
+    return loss, metrics
+
+  return loss_fn
+
+
+def token_logprobs(
+  apply: Callable, params: Any, batch: dict, *, backend: str
+) -> jax.Array:
+  """Log-probability of each target token, float32 [B, T], in nats."""
+  statistics = _statistics(apply, params, batch, backend)
+  return statistics.target_logit - statistics.logsumexp
+
+
+def sequence_logprobs(
+  apply: Callable, params: Any, batch: dict, *, backend: str
+) -> jax.Array:
+  """Log-probability of each row's loss-weighted tokens, float32 [B]."""
+  logprobs = token_logprobs(apply, params, batch, backend=backend)
+  return jnp.sum(logprobs * batch["decoder_loss_weights"], axis=1)

@@ -1,0 +1,130 @@
+"""A small training job, for tests that kill it: OUTPUT KILL_AT SIGNAL.
+
+Sends itself the signal while step KILL_AT is being prepared; -1 for never.
+"""
+
+import importlib.util
+import os
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from kernels.linear_cross_entropy import api as linear_cross_entropy
+from mlm.sharding import mesh as mesh_lib
+
+from mlm.checkpoints import manager
+from mlm.training import loop, losses, optimizers
+from mlm.training import state as train_state
+from mlm.training import step as train_step
+
+NUM_STEPS = 11
+
+
+def _tiny():
+  """The module with the model, which is no package to import from."""
+  path = pathlib.Path(__file__).with_name("conftest.py")
+  spec = importlib.util.spec_from_file_location("tiny", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def train(
+  output,
+  *,
+  before_batch=lambda step: None,
+  mesh_shape=None,
+  loss_scale=lambda step: 1.0,
+  num_steps=NUM_STEPS,
+  batch_size=8,
+  checkpoint_period=4,
+):
+  """Trains, or resumes; returns the final state."""
+  tiny = _tiny()
+  mesh = mesh_lib.make_mesh(mesh_shape or {"data": 1, "fsdp": 1, "tensor": 1})
+  optimizer = optimizers.adamw(
+    learning_rate=optimizers.warmup_cosine(
+      peak=1e-2, warmup_steps=3, num_steps=NUM_STEPS, final_fraction=0.1
+    ),
+    beta1=0.9,
+    beta2=0.95,
+    epsilon=1e-8,
+    weight_decay=0.1,
+    max_grad_norm=1.0,
+  )
+  cross_entropy = losses.cross_entropy_loss(
+    tiny.TinyModel.apply,
+    z_loss=1e-4,
+    backend=linear_cross_entropy.default_backend(),
+    num_languages=3,
+  )
+
+  def loss_fn(params, frozen, batch, key):
+    """With noise from the key, so that a resumption must repeat the keys."""
+    scale = batch.pop("scale")[0]
+    noise = 0.01 * jax.random.normal(key, params["embedding"].shape)
+    params = {**params, "embedding": params["embedding"] + noise}
+    loss, metrics = cross_entropy(params, frozen, batch, key)
+    numerator, denominator = metrics["loss"]
+    metrics["loss"] = (numerator * scale, denominator)
+    return loss * scale, metrics
+
+  abstract = train_state.abstract(init=tiny.TinyModel.init, optimizer=optimizer)
+  shardings = train_state.state_shardings(
+    mesh, tiny.TinyModel.logical_axes(), abstract
+  )
+  checkpointer = manager.Checkpointer(
+    pathlib.Path(output) / "checkpoints", keep=2, metadata={"width": tiny.WIDTH}
+  )
+  if checkpointer.latest_step() is None:
+    state = train_state.create(
+      init=tiny.TinyModel.init,
+      optimizer=optimizer,
+      key=jax.random.key(0),
+      shardings=shardings,
+    )
+  else:
+    state = checkpointer.restore(
+      train_state.with_shardings(abstract, shardings)
+    )
+
+  def batch_source(state):
+    step = int(state.step)
+    before_batch(step)
+    batch = tiny._batch(step, batch_size=batch_size)
+    scale = np.full(batch_size, loss_scale(step), np.float32)
+    return {**batch, "scale": scale}
+
+  try:
+    return loop.train(
+      state=state,
+      batch_source=batch_source,
+      place=train_step.make_place(mesh),
+      step_fn=train_step.make_train_step(
+        loss_fn=loss_fn,
+        optimizer=optimizer,
+        mesh=mesh,
+        state_shardings=shardings,
+      ),
+      frozen=None,
+      num_steps=num_steps,
+      seed=17,
+      checkpointer=checkpointer,
+      checkpoint_period=checkpoint_period,
+      log_period=2,
+      metrics_path=pathlib.Path(output) / "metrics.jsonl",
+      language_codes=("swh_Latn", "hin_Deva", "zho_Hani"),
+    )
+  finally:
+    checkpointer.close()
+
+
+if __name__ == "__main__":
+  _output, _kill_at, _signal = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+  train(
+    _output,
+    before_batch=lambda step: (
+      os.kill(os.getpid(), _signal) if step == _kill_at else None
+    ),
+  )

@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+from mlm.sharding import mesh as mesh_lib
+
+from mlm.training import optimizers
+from mlm.training import state as train_state
+
+OPTIMIZER = optimizers.adamw(
+  learning_rate=optimizers.constant_with_warmup(peak=1e-2, warmup_steps=2),
+  beta1=0.9,
+  beta2=0.95,
+  epsilon=1e-8,
+  weight_decay=0.1,
+  max_grad_norm=1.0,
+)
+
+
+@pytest.fixture
+def mesh():
+  return mesh_lib.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+
+
+def _specs(tree):
+  return jax.tree.map(lambda sharding: sharding.spec, tree)
+
+
+def test_moments_live_where_their_params_live(tiny_model, mesh):
+  abstract = train_state.abstract(init=tiny_model.init, optimizer=OPTIMIZER)
+  shardings = train_state.state_shardings(
+    mesh, tiny_model.logical_axes(), abstract
+  )
+  of_params = _specs(shardings.params)
+  assert of_params["head"]["kernel"] == PartitionSpec("fsdp", "tensor")
+  assert of_params["embedding"] == PartitionSpec("tensor", "fsdp")
+  for moment in ("mu", "nu"):
+    found = optax.tree.get(shardings.opt_state, moment)
+    assert _specs(found) == of_params
+  counts = optax.tree.get_all_with_path(shardings.opt_state, "count")
+  assert [c.spec for _, c in counts] == [PartitionSpec()] * 2
+  assert shardings.step.spec == PartitionSpec()
+
+
+def test_factored_moments_of_other_shapes_are_replicated(tiny_model, mesh):
+  optimizer = optax.adafactor(1e-2, min_dim_size_to_factor=8)
+  abstract = train_state.abstract(init=tiny_model.init, optimizer=optimizer)
+  shardings = train_state.state_shardings(
+    mesh, tiny_model.logical_axes(), abstract
+  )
+  of_rows = optax.tree.get(shardings.opt_state, "v_row")
+  assert of_rows["head"]["kernel"].spec == PartitionSpec()
+  state = train_state.create(
+    init=tiny_model.init,
+    optimizer=optimizer,
+    key=jax.random.key(0),
+    shardings=shardings,
+  )
+  assert state.params["head"]["kernel"].sharding.spec == PartitionSpec(
+    "fsdp", "tensor"
+  )
+
+
+def test_state_is_born_sharded_and_equal_to_the_unsharded_one(tiny_model, mesh):
+  abstract = train_state.abstract(init=tiny_model.init, optimizer=OPTIMIZER)
+  shardings = train_state.state_shardings(
+    mesh, tiny_model.logical_axes(), abstract
+  )
+  state = train_state.create(
+    init=tiny_model.init,
+    optimizer=OPTIMIZER,
+    key=jax.random.key(3),
+    shardings=shardings,
+  )
+  kernel = state.params["head"]["kernel"]
+  shard_shape = kernel.addressable_shards[0].data.shape
+  assert shard_shape == (kernel.shape[0] // 2, kernel.shape[1] // 2)
+  assert jax.tree.all(
+    jax.tree.map(
+      lambda x, sharding: x.sharding.is_equivalent_to(sharding, x.ndim),
+      state,
+      shardings,
+    )
+  )
+  expected = jax.jit(tiny_model.init)(jax.random.key(3))
+  jax.tree.map(np.testing.assert_array_equal, state.params, expected)
+  assert int(state.step) == 0
+  assert jax.tree.all(jax.tree.map(lambda x: not jnp.any(x), state.opt_state))
+
+
+def test_state_around_existing_params_keeps_them(tiny_model, mesh):
+  params = tiny_model.init(jax.random.key(5))
+  abstract = train_state.abstract(init=tiny_model.init, optimizer=OPTIMIZER)
+  state = train_state.from_params(
+    params=params,
+    optimizer=OPTIMIZER,
+    shardings=train_state.state_shardings(
+      mesh, tiny_model.logical_axes(), abstract
+    ),
+  )
+  jax.tree.map(np.testing.assert_array_equal, state.params, params)
+  assert state.params["embedding"].sharding.spec == PartitionSpec(
+    "tensor", "fsdp"
+  )
+
+
+def test_abstract_arrays_know_their_shardings(tiny_model, mesh):
+  abstract = train_state.abstract(init=tiny_model.init, optimizer=OPTIMIZER)
+  shardings = train_state.state_shardings(
+    mesh, tiny_model.logical_axes(), abstract
+  )
+  placed = train_state.with_shardings(abstract, shardings)
+  assert placed.params["embedding"].shape == (32, 16)
+  assert jax.tree.map(lambda x: x.sharding, placed) == shardings
