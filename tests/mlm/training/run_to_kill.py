@@ -4,15 +4,16 @@ Sends itself the signal while step KILL_AT is being prepared; -1 for never.
 """
 
 import importlib.util
+import math
 import os
 import pathlib
 import sys
 
 import jax
 import numpy as np
-from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.sharding import mesh as mesh_lib
+from jax.sharding import Mesh
 
+from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.checkpoints import manager
 from mlm.training import loop, losses, optimizers
 from mlm.training import state as train_state
@@ -34,7 +35,7 @@ def train(
   output,
   *,
   before_batch=lambda step: None,
-  mesh_shape=None,
+  mesh_shape=(1, 1, 1),
   loss_scale=lambda step: 1.0,
   num_steps=NUM_STEPS,
   batch_size=8,
@@ -42,7 +43,8 @@ def train(
 ):
   """Trains, or resumes; returns the final state."""
   tiny = _tiny()
-  mesh = mesh_lib.make_mesh(mesh_shape or {"data": 1, "fsdp": 1, "tensor": 1})
+  devices = jax.devices()[: math.prod(mesh_shape)]
+  mesh = Mesh(np.reshape(devices, mesh_shape), ("data", "fsdp", "tensor"))
   optimizer = optimizers.adamw(
     learning_rate=optimizers.warmup_cosine(
       peak=1e-2, warmup_steps=3, num_steps=NUM_STEPS, final_fraction=0.1

@@ -1,18 +1,26 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
+
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.models import decoder
-from mlm.sharding import mesh as mesh_lib
-
 from mlm.training import losses, optimizers
 from mlm.training import state as train_state
 from mlm.training import step as train_step
 
 BACKEND = linear_cross_entropy.default_backend()
-ONE_DEVICE = {"data": 1, "fsdp": 1, "tensor": 1}
+ONE_DEVICE = (1, 1, 1)
+
+
+def _mesh(shape):
+  """Over as many of the eight devices as the shape needs."""
+  devices = jax.devices()[: math.prod(shape)]
+  return Mesh(np.reshape(devices, shape), ("data", "fsdp", "tensor"))
 
 
 def _optimizer(max_grad_norm=1.0):
@@ -30,7 +38,7 @@ def _optimizer(max_grad_norm=1.0):
 
 def _start(model, mesh_shape, loss_fn, optimizer):
   """Initial state, step function and placement on a mesh."""
-  mesh = mesh_lib.make_mesh(mesh_shape)
+  mesh = _mesh(mesh_shape)
   abstract = train_state.abstract(init=model.init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, model.logical_axes(), abstract)
   state = train_state.create(
@@ -121,26 +129,26 @@ def test_state_given_is_donated(tiny_model, make_batch):
 
 
 MESHES = [
-  {"data": 8, "fsdp": 1, "tensor": 1},
-  {"data": 1, "fsdp": 8, "tensor": 1},
-  {"data": 1, "fsdp": 1, "tensor": 2},
-  {"data": 2, "fsdp": 2, "tensor": 2},
+  (8, 1, 1),
+  (1, 8, 1),
+  (1, 1, 2),
+  (2, 2, 2),
 ]
 
 
-@pytest.mark.parametrize("mesh_shape", MESHES, ids=lambda m: str([*m.values()]))
+@pytest.mark.parametrize("mesh_shape", MESHES, ids=str)
 def test_batch_is_split_over_data_and_fsdp(make_batch, mesh_shape):
-  place = train_step.make_place(mesh_lib.make_mesh(mesh_shape))
+  place = train_step.make_place(_mesh(mesh_shape))
   batch = make_batch(0, batch_size=16)
   placed = place({**batch, "language_ids": np.arange(16)})
-  num_shards = mesh_shape["data"] * mesh_shape["fsdp"]
+  num_shards = mesh_shape[0] * mesh_shape[1]
   for name, array in placed.items():
     assert array.addressable_shards[0].data.shape[0] == 16 // num_shards
     np.testing.assert_array_equal(array, batch.get(name, np.arange(16)))
 
 
 def test_batch_that_does_not_divide_the_mesh_is_an_error(make_batch):
-  place = train_step.make_place(mesh_lib.make_mesh(MESHES[0]))
+  place = train_step.make_place(_mesh(MESHES[0]))
   with pytest.raises(ValueError, match="12"):
     place(make_batch(0, batch_size=12))
 
@@ -200,7 +208,7 @@ def _packed_batch(step):
   }
 
 
-@pytest.mark.parametrize("mesh_shape", MESHES, ids=lambda m: str([*m.values()]))
+@pytest.mark.parametrize("mesh_shape", MESHES, ids=str)
 def test_sharded_training_is_the_unsharded_one(unsharded_decoder, mesh_shape):
   """Float32 sums in another order, over five steps: 1e-5 relative."""
   model, batches, (expected_losses, expected_params) = unsharded_decoder

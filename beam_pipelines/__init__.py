@@ -1,0 +1,1 @@
+"""Corpus pipelines: crawled pages in, documents and their counts out."""

@@ -1,0 +1,1 @@
+"""Deduplication by URL and by line."""

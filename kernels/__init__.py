@@ -1,0 +1,1 @@
+"""Kernels: what no library has, one folder an op, importing jax only."""

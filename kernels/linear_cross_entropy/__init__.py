@@ -1,0 +1,1 @@
+"""Linear layer and softmax statistics in one, without the [N, V] logits."""

@@ -1,0 +1,1 @@
+"""Models as pure functions; flax.linen stays inside this folder."""

@@ -1,0 +1,1 @@
+"""Sharding: the mesh, and where each logical axis lives on it."""

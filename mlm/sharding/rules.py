@@ -1,0 +1,84 @@
+"""Rules from logical axes (what a dimension means) to mesh axes (where it lives)."""
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axis -> mesh axis; None is replicated.
+RULES = {
+  "vocab": "tensor",
+  "mlp": "tensor",
+  "heads": "tensor",
+  "kv_heads": "tensor",
+  "embed": "fsdp",
+  "head_width": None,
+  "layers": None,
+}
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+  """Raises ValueError unless the mesh divides the batch evenly."""
+  shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  if batch_size % shards:
+    lower = batch_size // shards * shards
+    choices = [size for size in (lower, lower + shards) if size]
+    raise ValueError(
+      f"global batch {batch_size} is not divisible by the {shards} shards of "
+      f"the mesh axes {' x '.join(BATCH_AXES)}; set BATCH_SIZE to "
+      f"{' or '.join(map(str, choices))}, or change MESH_SHAPE"
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Splits the first axis of an array over data and fsdp."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def _is_axes(node: Any) -> bool:
+  return isinstance(node, tuple)
+
+
+def named_shardings(mesh: Mesh, logical_axes: Any, params: Any) -> Any:
+  """Shardings of params by `RULES`.
+
+  Args:
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+    logical_axes: tree like params; leaves are tuples of logical axis names,
+      one a dimension.
+    params: tree of arrays, or of what has a shape.
+
+  Returns:
+    Tree of NamedSharding.
+
+  Raises:
+    ValueError: if a name has no rule, or a dimension is not divisible by its
+      mesh axis; the message names the parameter.
+  """
+
+  def sharding(path, axes, param):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    unknown = [axis for axis in axes if axis not in RULES]
+    if unknown or len(axes) != len(param.shape):
+      raise ValueError(
+        f"parameter {name} of shape {param.shape} has logical axes {axes}; "
+        f"one of {', '.join(RULES)} is needed for each dimension"
+      )
+    spec = []
+    for axis, size in zip(axes, param.shape):
+      mesh_axis = RULES[axis]
+      if mesh_axis and size % mesh.shape[mesh_axis]:
+        raise ValueError(
+          f"parameter {name}: {axis} = {size} is not divisible by the "
+          f"{mesh_axis!r} axis of {mesh.shape[mesh_axis]} devices; change the "
+          "model's size or MESH_SHAPE"
+        )
+      spec.append(mesh_axis)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return jax.tree_util.tree_map_with_path(
+    sharding, logical_axes, params, is_leaf=_is_axes
+  )

@@ -1,0 +1,58 @@
+"""Meshes and rules: shapes that fit, and errors with the arithmetic."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from mlm.sharding import mesh as mesh_lib
+from mlm.sharding import rules
+
+
+def _mesh(data=2, fsdp=2, tensor=2):
+  return mesh_lib.make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor})
+
+
+def test_mesh_axes_have_the_sizes_given():
+  assert dict(_mesh(1, 4, 2).shape) == {"data": 1, "fsdp": 4, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+  "shape, message",
+  [
+    ({"data": 3, "fsdp": 1, "tensor": 1}, "needs 3 devices but there are 8"),
+    ({"data": 8, "fsdp": 1}, "exactly the axes"),
+    ({"data": 8, "fsdp": 1, "tensor": 1, "model": 1}, "exactly the axes"),
+    ({"data": 0, "fsdp": 1, "tensor": 8}, "at least 1"),
+  ],
+)
+def test_impossible_meshes_are_refused(shape, message):
+  with pytest.raises(ValueError, match=message):
+    mesh_lib.make_mesh(shape)
+
+
+def test_an_indivisible_batch_is_told_what_would_fit():
+  rules.check_batch(12, _mesh())
+  with pytest.raises(ValueError, match="set BATCH_SIZE to 8 or 12"):
+    rules.check_batch(10, _mesh())
+
+
+def test_params_are_split_as_the_rules_say():
+  shardings = rules.named_shardings(
+    _mesh(), {"w": ("embed", "mlp")}, {"w": np.zeros((4, 6))}
+  )
+  assert shardings["w"].spec == PartitionSpec("fsdp", "tensor")
+  placed = jax.device_put(np.zeros((4, 6)), shardings["w"])
+  assert placed.addressable_shards[0].data.shape == (2, 3)
+
+
+def test_an_indivisible_parameter_is_named():
+  with pytest.raises(ValueError, match="a/w: mlp = 5 is not divisible"):
+    rules.named_shardings(
+      _mesh(), {"a": {"w": ("embed", "mlp")}}, {"a": {"w": np.zeros((4, 5))}}
+    )
+
+
+def test_an_unknown_axis_is_named():
+  with pytest.raises(ValueError, match="logical axes"):
+    rules.named_shardings(_mesh(), {"w": ("width",)}, {"w": np.zeros(4)})
