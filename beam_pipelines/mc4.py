@@ -69,9 +69,9 @@ class _Filter(beam.DoFn):
 
 
 def _filter(pages, stage, reason_of):
-  outputs = pages | stage >> beam.ParDo(
-    _Filter(stage, reason_of)
-  ).with_outputs("dropped", main="kept")
+  outputs = pages | stage >> beam.ParDo(_Filter(stage, reason_of)).with_outputs(
+    "dropped", main="kept"
+  )
   return outputs.kept, outputs.dropped
 
 
@@ -89,11 +89,9 @@ def _newest(element):
 def _url_dedup(pages):
   outputs = (
     pages
-    | "key by url"
-    >> beam.Map(lambda p: (normalize.normalize_url(p["url"]), p))
+    | "key by url" >> beam.Map(lambda p: (normalize.normalize_url(p["url"]), p))
     | "group by url" >> beam.GroupByKey()
-    | "url_dedup"
-    >> beam.FlatMap(_newest).with_outputs("dropped", main="kept")
+    | "url_dedup" >> beam.FlatMap(_newest).with_outputs("dropped", main="kept")
   )
   return outputs.kept, outputs.dropped
 
@@ -258,8 +256,7 @@ def build(pipeline, *, staged, output, settings, patterns):
     | "key decisions"
     >> beam.Map(
       lambda row: (
-        int(hashlib.md5(row["id"].encode()).hexdigest(), 16)
-        % _DECISION_SHARDS,
+        int(hashlib.md5(row["id"].encode()).hexdigest(), 16) % _DECISION_SHARDS,
         row,
       )
     )
@@ -336,7 +333,9 @@ def _options(arguments: Sequence[str]):
     help="one page in this many is validation (mC4: 1000)",
   )
   add("--shards", type=int, default=1, help="files a language and split")
-  add("--languages", help="codes to keep, by comma (default: all that cld3 knows)")
+  add(
+    "--languages", help="codes to keep, by comma (default: all that cld3 knows)"
+  )
   add("--bad_words", help="directory of word lists named by language (en, …)")
   return parser.parse_known_args(arguments)
 
@@ -364,7 +363,9 @@ def _check(options) -> tuple[list[str], dict, dict]:
     ]
   languages = None
   if options.languages:
-    languages = [registry.get(code).code for code in options.languages.split(",")]
+    languages = [
+      registry.get(code).code for code in options.languages.split(",")
+    ]
   thresholds = {
     k: v for k, v in presets[options.preset].items() if k != "sources"
   }
@@ -377,7 +378,9 @@ def _check(options) -> tuple[list[str], dict, dict]:
     "bad_words": bool(options.bad_words),
     "inputs": sorted(files),
   }
-  patterns = bad_words.read_lists(options.bad_words) if options.bad_words else {}
+  patterns = (
+    bad_words.read_lists(options.bad_words) if options.bad_words else {}
+  )
   settings["bad_words_languages"] = sorted(patterns)
   return [path for path, _ in sorted(files)], settings, patterns
 
@@ -386,7 +389,9 @@ def _require_same(manifest: pathlib.Path, settings: dict) -> None:
   """An InputError if the directory belongs to other inputs or options."""
   found = json.loads(manifest.read_text())["settings"]
   wanted = json.loads(json.dumps(settings))
-  names = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
+  names = [
+    k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)
+  ]
   if names:
     name = names[0]
     raise InputError(
@@ -396,7 +401,9 @@ def _require_same(manifest: pathlib.Path, settings: dict) -> None:
 
 
 def _pipeline(beam_arguments):
-  options = pipeline_options.PipelineOptions(beam_arguments, save_main_session=False)
+  options = pipeline_options.PipelineOptions(
+    beam_arguments, save_main_session=False
+  )
   runner = options.view_as(pipeline_options.StandardOptions).runner
   if runner in (None, "DirectRunner"):
     # Beam's own DirectRunner may hand over to one that it must download.

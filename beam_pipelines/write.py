@@ -50,8 +50,9 @@ class WriteShard(beam.DoFn):
   def process(self, element):
     (language, split, shard), pages = element
     pages = sorted(pages, key=lambda p: (url_hash(p["url"]), p["id"]))
-    lines, counts = [], dict.fromkeys(
-      ("documents", "words", "characters", "bytes"), 0
+    lines, counts = (
+      [],
+      dict.fromkeys(("documents", "words", "characters", "bytes"), 0),
     )
     for page in pages:
       fields = {

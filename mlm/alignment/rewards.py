@@ -45,7 +45,11 @@ def no_repetition(tokens: Sequence[int], *, order: int = 3) -> float:
 
 
 def verifiable_parts(
-  *, text: str, tokens: Sequence[int], ended: bool, language: str,
+  *,
+  text: str,
+  tokens: Sequence[int],
+  ended: bool,
+  language: str,
   identify: Identify,
 ) -> dict[str, float]:
   """The three parts of one response, keyed by `PARTS`.

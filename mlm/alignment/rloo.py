@@ -151,9 +151,7 @@ def make_batch_source(
       {"prompts": drawn["prompts"], "prompt_ids": drawn["prompt_ids"]}
     )
     responses = np.asarray(
-      sample(
-        state.params, placed["prompts"], placed["prompt_ids"], seed, step
-      )
+      sample(state.params, placed["prompts"], placed["prompt_ids"], seed, step)
     )
     num_prompts, num_samples, response_length = responses.shape
     responses = responses.reshape(-1, response_length)

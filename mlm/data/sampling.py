@@ -1,8 +1,8 @@
 """How much of each language a run will see: rates, tokens and epochs."""
 
 import collections
-from collections.abc import Mapping, Sequence
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from mlm.languages import registry
 from mlm.tokenizers import sample

@@ -1,10 +1,10 @@
 """One seqio task a language over the document shards of a corpus."""
 
-from collections.abc import Mapping
 import functools
 import glob
 import json
 import os
+from collections.abc import Mapping
 
 import seqio
 import tensorflow as tf

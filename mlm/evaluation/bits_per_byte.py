@@ -128,9 +128,7 @@ def unigram_cross_entropy(train: np.ndarray, held_out: np.ndarray) -> float:
   """
   best = math.inf
   for smoothing in 10.0 ** np.arange(-4, 1.25, 0.25):
-    probabilities = (train + smoothing) / (
-      train.sum() + smoothing * len(train)
-    )
+    probabilities = (train + smoothing) / (train.sum() + smoothing * len(train))
     bits = -(held_out * np.log2(probabilities)).sum() / held_out.sum()
     best = min(best, float(bits))
   return best

@@ -82,9 +82,7 @@ def summarize(
   rows, resampled = {}, []
   for language, shares in by_language.items():
     deltas = 100 * (shares[:, 0] - shares[:, 1])
-    resamples = _resampled_means(
-      deltas, clusters[language], rng, num_resamples
-    )
+    resamples = _resampled_means(deltas, clusters[language], rng, num_resamples)
     resampled.append(resamples)
     low, high = np.quantile(resamples, tails)
     rows[language] = _row(100 * shares.mean(axis=0), low, high, len(shares))

@@ -16,7 +16,9 @@ from collections.abc import Iterator
 
 SPLITS = ("train", "validation")
 
-_SHARD = re.compile(r"(?P<split>\w+)-(?P<n>\d{5})-of-(?P<total>\d{5})\.jsonl\.gz")
+_SHARD = re.compile(
+  r"(?P<split>\w+)-(?P<n>\d{5})-of-(?P<total>\d{5})\.jsonl\.gz"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +66,9 @@ def from_json(line: str) -> Document:
   except json.JSONDecodeError as error:
     raise ValueError(f"not JSON ({error}): {line[:80]!r}") from error
   if not isinstance(record, dict) or record.keys() != _TYPES.keys():
-    found = sorted(record) if isinstance(record, dict) else type(record).__name__
+    found = (
+      sorted(record) if isinstance(record, dict) else type(record).__name__
+    )
     raise ValueError(
       f"a document has the fields {list(_TYPES)}, this record has {found}"
     )

@@ -7,9 +7,9 @@ counted for each language.
 """
 
 import collections
-from collections.abc import Iterator, Mapping
 import dataclasses
 import random
+from collections.abc import Iterator, Mapping
 
 from mlm.text import documents
 

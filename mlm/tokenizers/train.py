@@ -13,8 +13,6 @@ import itertools
 import json
 import logging
 import os
-import shutil
-import tempfile
 
 import sentencepiece
 
@@ -85,7 +83,7 @@ def train_tokenizer(
     "max_sentencepiece_length": 16,
     "max_line_bytes": sample.MAX_LINE_BYTES,
   }
-  if os.path.exists(output):
+  if os.path.exists(os.path.join(output, load.CARD_FILE)):
     card = load.read_card(output)
     _require_same_settings(output, card["settings"], settings)
     load.load(output)
@@ -246,19 +244,14 @@ def _require_same_settings(output, found, wanted):
 
 
 def _write(output, model, card):
-  parent = os.path.dirname(os.path.abspath(output))
-  os.makedirs(parent, exist_ok=True)
-  partial = tempfile.mkdtemp(prefix=".tokenizer-", dir=parent)
-  try:
-    with open(os.path.join(partial, load.MODEL_FILE), "wb") as f:
-      f.write(model)
-    with open(
-      os.path.join(partial, load.CARD_FILE), "w", encoding="utf-8"
-    ) as f:
-      json.dump(card, f, indent=2, sort_keys=True)
-      f.write("\n")
-    os.chmod(partial, 0o755)  # mkdtemp's own mode keeps others out
-    os.rename(partial, output)
-  except BaseException:
-    shutil.rmtree(partial, ignore_errors=True)
-    raise
+  """Writes the model, then the card: a tokenizer without card is unfinished."""
+  os.makedirs(output, exist_ok=True)
+  text = json.dumps(card, indent=2, sort_keys=True) + "\n"
+  for name, data in [
+    (load.MODEL_FILE, model),
+    (load.CARD_FILE, text.encode()),
+  ]:
+    partial = os.path.join(output, f"{name}.partial")
+    with open(partial, "wb") as f:
+      f.write(data)
+    os.replace(partial, os.path.join(output, name))

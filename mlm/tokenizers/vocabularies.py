@@ -4,6 +4,7 @@ import functools
 import os
 
 import seqio
+import tensorflow as tf
 
 from mlm.tokenizers import load, special
 
@@ -22,7 +23,10 @@ class SharedSentencePieceVocabulary(seqio.SentencePieceVocabulary):
 
   @functools.cached_property
   def tf_tokenizer(self):
-    return super().tf_tokenizer
+    # The first to ask may be a dataset's graph; what is shared must not be a
+    # part of it.
+    with tf.init_scope():
+      return super().tf_tokenizer
 
 
 @functools.cache

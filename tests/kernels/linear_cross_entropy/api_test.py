@@ -64,9 +64,7 @@ def test_chunks_equal_the_whole_with_gradients(
 
 def test_huge_logits_stay_finite():
   hidden, kernel, targets = _inputs(2, 4, 3, 7)
-  got = api.token_statistics(
-    hidden * 1e4, kernel, targets, backend="chunked"
-  )
+  got = api.token_statistics(hidden * 1e4, kernel, targets, backend="chunked")
   assert all(np.isfinite(x).all() for x in got)
 
 

@@ -132,6 +132,8 @@ def test_loss_sums_over_the_response_and_averages_over_rows():
 def test_equal_rewards_give_zero_gradient():
   advantages = rloo.leave_one_out_advantages(np.full((2, 2), 0.7)).reshape(-1)
   loss_fn = rloo.rloo_loss(_toy_apply, backend="reference", num_languages=3)
-  gradient = jax.grad(lambda p: loss_fn(p, None, _toy_batch(advantages), None)[0])
+  gradient = jax.grad(
+    lambda p: loss_fn(p, None, _toy_batch(advantages), None)[0]
+  )
   for leaf in jax.tree.leaves(gradient(_toy_params())):
     np.testing.assert_allclose(leaf, 0, atol=1e-7)

@@ -15,9 +15,7 @@ def test_outcomes_compare_every_pair_of_samples():
 
 
 def test_margin_makes_ties():
-  shares = win_rate.outcomes(
-    np.array([[1.0]]), np.array([[0.95]]), margin=0.1
-  )
+  shares = win_rate.outcomes(np.array([[1.0]]), np.array([[0.95]]), margin=0.1)
   np.testing.assert_allclose(shares, [[0, 0, 1]])
 
 
@@ -32,7 +30,9 @@ def test_languages_are_averaged_after_not_before():
     "eng_Latn": np.tile([1.0, 0, 0], (90, 1)),
     "swh_Latn": np.tile([0, 1.0, 0], (10, 1)),
   }
-  clusters = {k: [str(i) for i in range(len(v))] for k, v in by_language.items()}
+  clusters = {
+    k: [str(i) for i in range(len(v))] for k, v in by_language.items()
+  }
   summary = _summary(by_language, clusters)
   assert summary["overall"]["delta"] == 0
   assert summary["by_language"]["eng_Latn"]["delta"] == 100

@@ -185,9 +185,7 @@ def test_remat_and_tying_change_what_they_say(params):
 
 
 def test_bfloat16_is_close_to_float32(params):
-  half = decoder.build(
-    dataclasses.replace(CONFIG, activation_dtype="bfloat16")
-  )
+  half = decoder.build(dataclasses.replace(CONFIG, activation_dtype="bfloat16"))
   small = jax.tree.map(lambda x: x * 0.5, params)
   batch = _batch([[1, 2, 3, 4]])
   want = decoder.build(CONFIG).apply(small, batch)["hidden"]

@@ -36,21 +36,23 @@ def _optimizer(max_grad_norm=1.0):
   )
 
 
-def _start(model, mesh_shape, loss_fn, optimizer):
+def _start(model, params, mesh_shape, loss_fn, optimizer):
   """Initial state, step function and placement on a mesh."""
   mesh = _mesh(mesh_shape)
   abstract = train_state.abstract(init=model.init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, model.logical_axes(), abstract)
-  state = train_state.create(
-    init=model.init,
-    optimizer=optimizer,
-    key=jax.random.key(0),
-    shardings=shardings,
+  state = train_state.from_params(
+    params=params, optimizer=optimizer, shardings=shardings
   )
   step_fn = train_step.make_train_step(
     loss_fn=loss_fn, optimizer=optimizer, mesh=mesh, state_shardings=shardings
   )
   return state, step_fn, train_step.make_place(mesh)
+
+
+@pytest.fixture
+def params(tiny_model):
+  return tiny_model.init(jax.random.key(0))
 
 
 def _cross_entropy(model):
@@ -59,20 +61,22 @@ def _cross_entropy(model):
   )
 
 
-def test_update_is_the_optimizers_on_the_losss_gradient(tiny_model, make_batch):
-  """Three steps against eager gradients and optax."""
+def test_update_is_the_optimizers_on_the_losss_gradient(
+  tiny_model, params, make_batch
+):
+  """Three steps against jax.value_and_grad and optax."""
   loss_fn, optimizer = _cross_entropy(tiny_model), _optimizer(0.01)
-  state, step_fn, place = _start(tiny_model, ONE_DEVICE, loss_fn, optimizer)
-  params = jax.device_get(state.params)
+  state, step_fn, place = _start(
+    tiny_model, params, ONE_DEVICE, loss_fn, optimizer
+  )
   opt_state = optimizer.init(params)
+  grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
   for step in range(3):
     batch = make_batch(step)
     state, metrics = step_fn(state, None, place(batch), 0)
-    (_, expected), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      params, None, batch, None
-    )
+    (_, expected), grads = grad_fn(params, None, batch, None)
     norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
-    updates, opt_state = optimizer.update(grads, opt_state, params)
+    updates, opt_state = jax.jit(optimizer.update)(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
     assert norm > 0.01  # the metric is the norm before clipping
     np.testing.assert_allclose(metrics["grad_norm"][0], norm, rtol=1e-5)
@@ -89,13 +93,15 @@ def test_update_is_the_optimizers_on_the_losss_gradient(tiny_model, make_batch):
   )
 
 
-def test_key_is_a_function_of_seed_and_step(tiny_model, make_batch):
+def test_key_is_a_function_of_seed_and_step(tiny_model, params, make_batch):
   def loss_fn(params, frozen, batch, key):
     one = jnp.float32(1)
     drawn = jax.random.uniform(key)
     return 0 * params["embedding"].sum(), {"drawn": (drawn, one)}
 
-  state, step_fn, place = _start(tiny_model, ONE_DEVICE, loss_fn, _optimizer())
+  state, step_fn, place = _start(
+    tiny_model, params, ONE_DEVICE, loss_fn, _optimizer()
+  )
   batch = place(make_batch(0))
   for step in range(2):
     state, metrics = step_fn(state, None, batch, 23)
@@ -103,12 +109,14 @@ def test_key_is_a_function_of_seed_and_step(tiny_model, make_batch):
     assert metrics["drawn"][0] == jax.random.uniform(key)
 
 
-def test_frozen_params_are_read_and_not_trained(tiny_model, make_batch):
+def test_frozen_params_are_read_and_not_trained(tiny_model, params, make_batch):
   def loss_fn(params, frozen, batch, key):
     distance = jnp.sum((params["embedding"] - frozen["target"]) ** 2)
     return distance, {"loss": (distance, jnp.float32(1))}
 
-  state, step_fn, place = _start(tiny_model, ONE_DEVICE, loss_fn, _optimizer())
+  state, step_fn, place = _start(
+    tiny_model, params, ONE_DEVICE, loss_fn, _optimizer()
+  )
   frozen = {"target": jnp.ones_like(state.params["embedding"])}
   batch = place(make_batch(0))
   distances = []
@@ -119,9 +127,9 @@ def test_frozen_params_are_read_and_not_trained(tiny_model, make_batch):
   np.testing.assert_array_equal(frozen["target"], 1)
 
 
-def test_state_given_is_donated(tiny_model, make_batch):
+def test_state_given_is_donated(tiny_model, params, make_batch):
   state, step_fn, place = _start(
-    tiny_model, ONE_DEVICE, _cross_entropy(tiny_model), _optimizer()
+    tiny_model, params, ONE_DEVICE, _cross_entropy(tiny_model), _optimizer()
   )
   before = state
   step_fn(state, None, place(make_batch(0)), 0)
@@ -172,9 +180,9 @@ def _decoder():
   )
 
 
-def _train(model, mesh_shape, batches):
+def _train(model, params, mesh_shape, batches):
   state, step_fn, place = _start(
-    model, mesh_shape, _cross_entropy(model), _optimizer()
+    model, params, mesh_shape, _cross_entropy(model), _optimizer()
   )
   losses_of_steps = []
   for batch in batches:
@@ -188,7 +196,8 @@ def _train(model, mesh_shape, batches):
 def unsharded_decoder():
   model = _decoder()
   batches = [_packed_batch(step) for step in range(5)]
-  return model, batches, _train(model, ONE_DEVICE, batches)
+  params = jax.jit(model.init)(jax.random.key(0))
+  return model, params, batches, _train(model, params, ONE_DEVICE, batches)
 
 
 def _packed_batch(step):
@@ -211,8 +220,9 @@ def _packed_batch(step):
 @pytest.mark.parametrize("mesh_shape", MESHES, ids=str)
 def test_sharded_training_is_the_unsharded_one(unsharded_decoder, mesh_shape):
   """Float32 sums in another order, over five steps: 1e-5 relative."""
-  model, batches, (expected_losses, expected_params) = unsharded_decoder
-  found_losses, found_params = _train(model, mesh_shape, batches)
+  model, params, batches, expected = unsharded_decoder
+  expected_losses, expected_params = expected
+  found_losses, found_params = _train(model, params, mesh_shape, batches)
   np.testing.assert_allclose(found_losses, expected_losses, rtol=1e-5)
   difference = jax.tree.map(np.subtract, found_params, expected_params)
   assert optax.global_norm(difference) < 1e-5 * optax.global_norm(

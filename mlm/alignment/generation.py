@@ -1,0 +1,61 @@
+"""Sampled responses to records, in batches of one compiled shape."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlm.data import prompts
+
+
+def prompt_id(record: Mapping) -> int:
+  """uint32 of a record, the same in every batch it appears in."""
+  digest = hashlib.sha256(record["id"].encode()).digest()
+  return int.from_bytes(digest[:4], "little")
+
+
+def prompt_arrays(
+  records: Sequence[Mapping], *, processor: Any, prompt_length: int
+) -> dict[str, np.ndarray]:
+  """{"prompts": int32 [B, P], "prompt_ids": uint32 [B]} of records."""
+  encoded = [prompts.prompt_ids(processor, r["prompt"]) for r in records]
+  return {
+    "prompts": prompts.prompt_rows(encoded, prompt_length=prompt_length),
+    "prompt_ids": np.array([prompt_id(r) for r in records], np.uint32),
+  }
+
+
+def sample_responses(
+  records: Sequence[Mapping],
+  *,
+  params: Any,
+  sample: Callable,
+  place: Callable,
+  processor: Any,
+  prompt_length: int,
+  batch_size: int,
+  seed: int,
+) -> np.ndarray:
+  """Responses to all records, int32 [len(records), K, R].
+
+  Args:
+    records: with "id" and "prompt".
+    params: of the policy.
+    sample: of `mlm.decoding.rollouts.make_sampler`.
+    place: puts a dict of host arrays on the mesh.
+    processor: SentencePiece processor.
+    prompt_length: P.
+    batch_size: prompts at a time; the last batch is filled with repeats.
+    seed: of the sampling keys.
+  """
+  responses = []
+  for start in range(0, len(records), batch_size):
+    chunk = list(records[start : start + batch_size])
+    filled = [chunk[i % len(chunk)] for i in range(batch_size)]
+    arrays = place(
+      prompt_arrays(filled, processor=processor, prompt_length=prompt_length)
+    )
+    drawn = sample(params, arrays["prompts"], arrays["prompt_ids"], seed, 0)
+    responses.append(np.asarray(drawn)[: len(chunk)])
+  return np.concatenate(responses)

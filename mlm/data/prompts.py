@@ -1,0 +1,189 @@
+"""Prompts and responses as token rows and batches; numpy only.
+
+A row is [B, P + R]: the prompt left-padded in the first P columns, so that
+every response starts at column P, then the response, EOS and padding.
+
+Letters: B rows, P prompt columns, R response columns.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlm.languages import registry
+from mlm.tokenizers import sample, special
+
+
+def prompt_ids(processor: Any, text: str) -> list[int]:
+  """[USER] + pieces of the prompt + [ASSISTANT]."""
+  return [special.USER_ID, *processor.encode(text), special.ASSISTANT_ID]
+
+
+def response_ids(processor: Any, text: str) -> list[int]:
+  """Pieces of the response + [EOS]."""
+  return [*processor.encode(text), special.EOS_ID]
+
+
+def prompt_rows(
+  prompts: Sequence[Sequence[int]], *, prompt_length: int
+) -> np.ndarray:
+  """Left-padded prompts, int32 [B, P].
+
+  Raises:
+    ValueError: if a prompt is longer than P.
+  """
+  rows = np.full((len(prompts), prompt_length), special.PAD_ID, np.int32)
+  for row, ids in zip(rows, prompts):
+    if len(ids) > prompt_length:
+      raise ValueError(
+        f"a prompt of {len(ids)} tokens exceeds prompt_length {prompt_length}; "
+        "shorten it, or raise PROMPT_LENGTH"
+      )
+    row[prompt_length - len(ids) :] = ids
+  return rows
+
+
+def response_rows(
+  responses: Sequence[Sequence[int]], *, response_length: int
+) -> np.ndarray:
+  """Responses padded on the right, int32 [B, R].
+
+  Raises:
+    ValueError: if a response, EOS included, is longer than R.
+  """
+  rows = np.full((len(responses), response_length), special.PAD_ID, np.int32)
+  for row, ids in zip(rows, responses):
+    if len(ids) > response_length:
+      raise ValueError(
+        f"a response of {len(ids)} tokens exceeds response_length "
+        f"{response_length}; shorten it, or raise RESPONSE_LENGTH"
+      )
+    row[: len(ids)] = ids
+  return rows
+
+
+def response_batch(
+  rows: np.ndarray, language_ids: np.ndarray, *, prompt_length: int
+) -> dict[str, np.ndarray]:
+  """The six arrays [B, P + R - 1] a decoder learns a response from.
+
+  Args:
+    rows: int32 [B, P + R].
+    language_ids: int32 [B], `registry.index` of each row's language.
+    prompt_length: P.
+  """
+  rows = np.asarray(rows, np.int32)
+  real = rows != special.PAD_ID
+  positions = np.maximum(np.cumsum(real, axis=1) - 1, 0).astype(np.int32)
+  weights = real[:, 1:].astype(np.float32)
+  # Target column j is row column j + 1; the response starts at row column P.
+  weights[:, : prompt_length - 1] = 0
+  return {
+    "decoder_input_tokens": rows[:, :-1],
+    "decoder_target_tokens": rows[:, 1:],
+    "decoder_loss_weights": weights,
+    "decoder_positions": positions[:, :-1],
+    "decoder_segment_ids": real[:, :-1].astype(np.int32),
+    "decoder_language_ids": np.repeat(
+      np.asarray(language_ids, np.int32)[:, None], rows.shape[1] - 1, axis=1
+    ),
+  }
+
+
+def decode_response(
+  processor: Any, ids: Sequence[int]
+) -> tuple[str, list[int], bool]:
+  """Text of a sampled response, its tokens, and whether it ended.
+
+  Args:
+    processor: SentencePiece processor.
+    ids: R sampled tokens, padded.
+
+  Returns:
+    (text, tokens before the first EOS, control pieces left out; ended).
+  """
+  ids = [int(i) for i in ids]
+  ended = special.EOS_ID in ids
+  if ended:
+    ids = ids[: ids.index(special.EOS_ID)]
+  tokens = [i for i in ids if i >= special.FIRST_BYTE_ID]
+  return processor.decode(tokens), tokens, ended
+
+
+def record_drawer(
+  records: Sequence[Mapping],
+  *,
+  batch_size: int,
+  temperature: float,
+  seed: int,
+) -> Callable[[int], list[Mapping]]:
+  """Builds step -> B records: a language by temperature, then a record of it.
+
+  Args:
+    records: with a key "language", at least one.
+    batch_size: B.
+    temperature: T of p ∝ n^(1/T) over the records of a language.
+    seed: with the step, all that the draw depends on.
+
+  Raises:
+    ValueError: if there are no records.
+  """
+  if not records:
+    raise ValueError(
+      "no records to draw from; make them first, or loosen "
+      "the filters that dropped them all"
+    )
+  by_language: dict[str, list[Mapping]] = {}
+  for record in records:
+    by_language.setdefault(record["language"], []).append(record)
+  rates = sample.temperature_rates(
+    {code: len(rows) for code, rows in by_language.items()},
+    temperature=temperature,
+  )
+  codes = list(rates)
+  probabilities = np.array([rates[code] for code in codes])
+
+  def draw(step: int) -> list[Mapping]:
+    rng = np.random.default_rng((seed, step))
+    drawn = rng.choice(len(codes), size=batch_size, p=probabilities)
+    rows = [by_language[codes[i]] for i in drawn]
+    return [group[rng.integers(len(group))] for group in rows]
+
+  return draw
+
+
+def record_source(
+  records: Sequence[Mapping],
+  *,
+  processor: Any,
+  prompt_length: int,
+  response_length: int,
+  batch_size: int,
+  temperature: float,
+  seed: int,
+) -> Callable[[int], dict[str, np.ndarray]]:
+  """Builds step -> prompt–response batch of instruction records.
+
+  Raises:
+    ValueError: if there are no records, or one does not fit the lengths.
+  """
+  draw = record_drawer(
+    records, batch_size=batch_size, temperature=temperature, seed=seed
+  )
+
+  def batch(step: int) -> dict[str, np.ndarray]:
+    drawn = draw(step)
+    prompts = [prompt_ids(processor, r["prompt"]) for r in drawn]
+    responses = [response_ids(processor, r["response"]) for r in drawn]
+    rows = np.concatenate(
+      [
+        prompt_rows(prompts, prompt_length=prompt_length),
+        response_rows(responses, response_length=response_length),
+      ],
+      axis=1,
+    )
+    languages = [registry.index(r["language"]) for r in drawn]
+    return response_batch(rows, languages, prompt_length=prompt_length)
+
+  return batch

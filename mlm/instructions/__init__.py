@@ -1,0 +1,1 @@
+"""Instructions: templates in many languages and the records made from a corpus."""

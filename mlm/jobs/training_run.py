@@ -1,0 +1,140 @@
+"""What the training jobs share: opening models, and running the one loop."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from mlm.checkpoints import manager
+from mlm.languages import registry
+from mlm.models import decoder
+from mlm.sharding import rules
+from mlm.training import loop, step
+from mlm.training import state as train_state
+from mlm.training.optimizers import Optimizer
+
+_KEEP = 2  # the latest, and one before in case a disk fills while saving
+
+
+def checkpoints_of(output: str) -> str:
+  """The checkpoint directory of a training job's output directory."""
+  return os.path.join(output, "checkpoints")
+
+
+def open_decoder(
+  output: str, *, mesh: Mesh, tokenizer_sha256: str
+) -> tuple[decoder.DecoderConfig, decoder.Model, Any]:
+  """The decoder that a training job wrote, with its params on the mesh.
+
+  Args:
+    output: output directory of pretrain, finetune or align_rloo.
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+    tokenizer_sha256: of the tokenizer in use; must be the checkpoint's.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if the tokenizer is another one.
+  """
+  directory = checkpoints_of(output)
+  metadata = manager.read_metadata(directory)
+  config = decoder.DecoderConfig(**metadata["model"])
+  model = decoder.build(config)
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  shardings = rules.named_shardings(mesh, model.logical_axes(), abstract)
+  params = manager.restore_params(
+    directory,
+    train_state.with_shardings(abstract, shardings),
+    metadata={"tokenizer_sha256": tokenizer_sha256},
+  )
+  return config, model, params
+
+
+def run(
+  *,
+  output: str,
+  init: Callable,
+  params: Any,
+  logical_axes: Any,
+  loss_fn: Callable,
+  optimizer: Optimizer,
+  mesh: Mesh,
+  batch_source: Callable,
+  num_steps: int,
+  seed: int,
+  checkpoint_period: int,
+  log_period: int,
+  metadata: dict,
+) -> train_state.TrainState:
+  """Restores or creates the state and runs `mlm.training.loop.train`.
+
+  Args:
+    output: directory for metrics.jsonl and checkpoints.
+    init: key -> params.
+    params: initial params; None to use init.
+    logical_axes: tree like params.
+    loss_fn: (params, frozen, batch, key) -> (scalar, metrics).
+    optimizer: of `mlm.training.optimizers`.
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+    batch_source: state -> host batch.
+    num_steps: steps in all.
+    seed: of the initial params and the steps.
+    checkpoint_period: steps between checkpoints.
+    log_period: steps a line of metrics.
+    metadata: what must not change over the life of the run.
+  """
+  abstract = train_state.abstract(init=init, optimizer=optimizer)
+  shardings = train_state.state_shardings(mesh, logical_axes, abstract)
+  checkpointer = manager.Checkpointer(
+    checkpoints_of(output), keep=_KEEP, metadata=metadata
+  )
+  try:
+    if checkpointer.latest_step() is not None:
+      print(f"Resuming from step {checkpointer.latest_step()} of {num_steps}")
+      state = checkpointer.restore(
+        train_state.with_shardings(abstract, shardings)
+      )
+    elif params is not None:
+      state = train_state.from_params(
+        params=params, optimizer=optimizer, shardings=shardings
+      )
+    else:
+      state = train_state.create(
+        init=init,
+        optimizer=optimizer,
+        key=jax.random.key(seed),
+        shardings=shardings,
+      )
+    return loop.train(
+      state=state,
+      batch_source=batch_source,
+      place=step.make_place(mesh),
+      step_fn=step.make_train_step(
+        loss_fn=loss_fn,
+        optimizer=optimizer,
+        mesh=mesh,
+        state_shardings=shardings,
+      ),
+      frozen=None,
+      num_steps=num_steps,
+      seed=seed,
+      checkpointer=checkpointer,
+      checkpoint_period=checkpoint_period,
+      log_period=log_period,
+      metrics_path=os.path.join(output, "metrics.jsonl"),
+      language_codes=registry.codes(),
+    )
+  finally:
+    checkpointer.close()
+
+
+def model_metadata(
+  config: decoder.DecoderConfig, tokenizer_sha256: str
+) -> dict:
+  """Metadata that every decoder checkpoint carries."""
+  return {
+    "model": dataclasses.asdict(config),
+    "tokenizer_sha256": tokenizer_sha256,
+  }
