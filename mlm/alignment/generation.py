@@ -9,6 +9,21 @@ import numpy as np
 from mlm.data import prompts
 
 
+def spread_over_languages(
+  records: Sequence[Mapping], limit: int
+) -> list[Mapping]:
+  """At most `limit` records, taken in turn from each language."""
+  queues: dict[str, list[Mapping]] = {}
+  for record in records:
+    queues.setdefault(record["language"], []).append(record)
+  taken: list[Mapping] = []
+  depth = 0
+  while len(taken) < min(limit, len(records)):
+    taken += [rows[depth] for rows in queues.values() if depth < len(rows)]
+    depth += 1
+  return taken[:limit]
+
+
 def prompt_id(record: Mapping) -> int:
   """uint32 of a record, the same in every batch it appears in."""
   digest = hashlib.sha256(record["id"].encode()).digest()

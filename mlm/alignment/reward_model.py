@@ -1,8 +1,8 @@
 """The Bradley–Terry reward model: a decoder with a scalar read at the last token.
 
-Params are {"decoder": decoder params, "score": [D], "mean": [], "std": []};
-mean and std of the raw score on samples of the reference policy are set after
-training, and `standardized_scores` uses them.
+Params are {"decoder": decoder params, "score": [D]}. The level and scale of raw
+scores are arbitrary; divide by their spread on samples of the reference policy
+before adding them to other rewards.
 
 Letters: N rows, T tokens a row (prompt left-padded, then response and EOS).
 """
@@ -18,8 +18,6 @@ def init(decoder_params: dict, d_model: int) -> dict:
   return {
     "decoder": decoder_params,
     "score": jnp.zeros((d_model,), jnp.float32),
-    "mean": jnp.zeros((), jnp.float32),
-    "std": jnp.ones((), jnp.float32),
   }
 
 
@@ -45,14 +43,6 @@ def scores(apply: Callable, params: dict, rows: jax.Array, *, pad_id: int):
   last = length - 1 - jnp.argmax(real[:, ::-1], axis=1)
   at_last = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
   return at_last.astype(jnp.float32) @ params["score"]
-
-
-def standardized_scores(
-  apply: Callable, params: dict, rows: jax.Array, *, pad_id: int
-) -> jax.Array:
-  """Scores with the stored mean 0 and standard deviation 1, float32 [N]."""
-  raw = scores(apply, params, rows, pad_id=pad_id)
-  return (raw - params["mean"]) / params["std"]
 
 
 def bradley_terry_loss(

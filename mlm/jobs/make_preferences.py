@@ -70,7 +70,7 @@ def make_preferences(
       for r in records_lib.read_records(os.path.join(records, name))
       if r["task"] in tasks
     ]
-    rows = spread_over_languages(rows, max_records)
+    rows = generation.spread_over_languages(rows, max_records)
     responses = generation.sample_responses(
       rows,
       params=params,
@@ -88,16 +88,3 @@ def make_preferences(
     told = ", ".join(f"{c} {n}" for c, n in sorted(by_language.items()))
     print(f"{name}: {len(pairs)} pairs of {len(rows)} prompts: {told}")
   print(f"Preferences: {output}")
-
-
-def spread_over_languages(records: list[dict], limit: int) -> list[dict]:
-  """At most `limit` records, taken in turn from each language."""
-  queues: dict[str, list[dict]] = {}
-  for record in records:
-    queues.setdefault(record["language"], []).append(record)
-  taken: list[dict] = []
-  depth = 0
-  while len(taken) < min(limit, len(records)):
-    taken += [rows[depth] for rows in queues.values() if depth < len(rows)]
-    depth += 1
-  return taken[:limit]

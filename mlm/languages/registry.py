@@ -256,24 +256,28 @@ def _lookup_tag(code: str) -> Language:
   other = _by_source("bcp47").get(f"{default.bcp47}-{script}")
   if other is None:
     raise _unknown(
-      "bcp47", code, f"the table has {default.name} in {default.script} only"
+      "bcp47",
+      code,
+      f"the table has {default.name} in {default.script} only "
+      f"({default.bcp47!r}); leave the text out",
     )
   return other
 
 
 def _unknown(source: str, code: str, reason: str = "") -> UnknownLanguageError:
-  """Builds the error: the reason if one is known, and the nearest codes."""
+  """Builds the error: why the code is refused, or the nearest known codes."""
+  code = str(code)
+  base = re.split("[-_]", code)[0].lower()
+  alias = _aliases().get(base)
+  if not reason and alias is not None and not alias.code:
+    reason = f"{alias.note}; leave the text out"
   if not reason:
-    base = re.split("[-_]", str(code))[0].lower()
-    alias = _aliases().get(base)
-    reason = alias.note if alias is not None and not alias.code else ""
-  nearest = _nearest(source, str(code))
-  message = f"unknown {source} language code {code!r}"
-  if reason:
-    message += f" ({reason})"
+    nearest = ", ".join(_nearest(source, code))
+    reason = (
+      f"the nearest known are {nearest}; use one of them or leave the text out"
+    )
   return UnknownLanguageError(
-    f"{message}; the nearest known codes are {', '.join(nearest)}; use one of "
-    "them or leave the text out"
+    f"unknown {source} language code {code!r}: {reason}"
   )
 
 
@@ -282,10 +286,8 @@ def _nearest(source: str, code: str) -> list[str]:
   known = _by_source(source)
   found = []
   for language in languages():
-    others = {language.name.lower(), *language.flores200}
-    others.update(
-      (language.code, language.bcp47, language.cld3, language.iso639_3)
-    )
+    others = {language.name.lower(), language.code, language.bcp47}
+    others.update((language.cld3, language.iso639_3, *language.flores200))
     if code in others or code.lower() in others:
       found += [name for name, row in known.items() if row == language]
   # A cut-off of 0 makes sure that something is always suggested.

@@ -181,7 +181,7 @@ def _read_shards(paths: list[pathlib.Path]) -> Iterator[Document]:
     number = 0
     try:
       with gzip.open(path, "rt", encoding="utf-8", newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(lines, start=1):  # noqa: B007
           yield from_json(line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
       raise ValueError(

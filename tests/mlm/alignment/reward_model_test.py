@@ -78,13 +78,3 @@ def test_zero_scores_start_at_log_two():
   }
   loss, _ = jax.jit(loss_fn)(params, None, batch, None)
   np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)
-
-
-def test_standardized_scores_use_the_stored_moments():
-  params = {**_params(), "mean": jnp.float32(2), "std": jnp.float32(4)}
-  rows = jnp.array([[0, 5, 6, 1]])
-  raw = reward_model.scores(_apply, params, rows, pad_id=PAD)
-  np.testing.assert_allclose(
-    reward_model.standardized_scores(_apply, params, rows, pad_id=PAD),
-    (raw - 2) / 4,
-  )

@@ -1,0 +1,192 @@
+"""Figures of the report; each takes plain records and returns SVG text.
+
+Languages are sorted by size; colours are of the Okabe–Ito palette, told apart
+without colour by hatch, marker or order.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
+_BAR_INCHES = 0.2
+
+
+def _svg(figure) -> str:
+  buffer = io.StringIO()
+  figure.savefig(buffer, format="svg", bbox_inches="tight")
+  plt.close(figure)
+  text = buffer.getvalue()
+  return text[text.index("<svg") :]
+
+
+def _by_language_axes(languages: Sequence[str], xlabel: str, title: str):
+  height = 1.2 + _BAR_INCHES * len(languages)
+  figure, axes = plt.subplots(figsize=(8, height))
+  axes.set_yticks(range(len(languages)), languages, fontsize=7)
+  axes.set_ylim(len(languages) - 0.4, -0.6)
+  axes.set_xlabel(xlabel)
+  axes.set_title(title, fontsize=10, loc="left")
+  axes.grid(axis="x", alpha=0.3)
+  return figure, axes
+
+
+def pages_by_stage(funnel: Mapping, languages: Sequence[str]) -> str:
+  """Pages of each language left after each filter, on a log scale."""
+  stages = list(next(iter(funnel.values())))
+  shown = [s for s in stages if any(f[s]["dropped"] for f in funnel.values())]
+  colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(shown) + 1))
+  before = [next(iter(funnel[c].values()))["in"] for c in languages]
+  total, left = (
+    sum(before),
+    sum(list(funnel[c].values())[-1]["kept"] for c in languages),
+  )
+  figure, axes = _by_language_axes(
+    languages,
+    "pages (log scale)",
+    f"{left:,} of {total:,} pages with a language are kept",
+  )
+  axes.barh(range(len(languages)), before, color=colours[0], label="identified")
+  for colour, stage in zip(colours[1:], shown):
+    axes.barh(
+      range(len(languages)),
+      [max(funnel[c][stage]["kept"], 0.5) for c in languages],
+      color=colour,
+      label=f"after {stage}",
+    )
+  axes.set_xscale("log")
+  axes.legend(fontsize=7, loc="lower right")
+  return _svg(figure)
+
+
+def mixture_rates(tokens: Mapping[str, int], rates: Mapping[str, float]) -> str:
+  """Share of tokens in the corpus beside the share in the mixture."""
+  languages = sorted(rates, key=lambda c: -tokens[c])
+  total = sum(tokens[c] for c in languages)
+  figure, axes = _by_language_axes(
+    languages,
+    "share of tokens, % (log scale)",
+    "Temperature sampling raises the small languages' share",
+  )
+  y = range(len(languages))
+  axes.scatter(
+    [100 * tokens[c] / total for c in languages],
+    y,
+    color=GREY,
+    marker="o",
+    label="corpus",
+  )
+  axes.scatter(
+    [100 * rates[c] for c in languages],
+    y,
+    color=BLUE,
+    marker="D",
+    label="mixture",
+  )
+  axes.set_xscale("log")
+  axes.legend(fontsize=7)
+  return _svg(figure)
+
+
+def loss_curves(metrics: Sequence[Mapping], languages: Sequence[str]) -> str:
+  """Training loss of all tokens and of each language, smoothed over 5 lines."""
+  figure, axes = plt.subplots(figsize=(8, 4.5))
+  colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(languages)))
+  for colour, code in zip(colours, languages):
+    points = [
+      (m["step"], m["loss_by_language"][code])
+      for m in metrics
+      if m.get("loss_by_language", {}).get(code) is not None
+    ]
+    if len(points) > 5:
+      steps, values = map(np.array, zip(*points))
+      smooth = np.convolve(values, np.ones(5) / 5, mode="valid")
+      axes.plot(steps[4:], smooth, color=colour, linewidth=0.7, alpha=0.7)
+      axes.annotate(code, (steps[-1], smooth[-1]), fontsize=5, color=colour)
+  axes.plot(
+    [m["step"] for m in metrics],
+    [m["loss"] for m in metrics],
+    color="black",
+    linewidth=1.5,
+    label="all tokens",
+  )
+  first, last = metrics[0]["loss"], metrics[-1]["loss"]
+  axes.set_title(
+    f"Loss falls from {first:.2f} to {last:.2f} nats a token",
+    fontsize=10,
+    loc="left",
+  )
+  axes.set_xlabel("step")
+  axes.set_ylabel("loss, nats a token")
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=7)
+  return _svg(figure)
+
+
+def bits_per_byte(rows: Mapping[str, Mapping]) -> str:
+  """Held-out bits per byte beside the unigram entropy."""
+  languages = sorted(rows, key=lambda c: -rows[c]["train_tokens"])
+  below = sum(
+    rows[c]["bits_per_byte"] < rows[c]["unigram_entropy"] for c in languages
+  )
+  figure, axes = _by_language_axes(
+    languages,
+    "bits per byte of held-out text",
+    f"The model is below the unigram entropy in {below} of "
+    f"{len(languages)} languages",
+  )
+  y = range(len(languages))
+  model = [rows[c]["bits_per_byte"] for c in languages]
+  unigram = [rows[c]["unigram_entropy"] for c in languages]
+  axes.hlines(y, model, unigram, color=GREY, linewidth=0.8)
+  axes.scatter(unigram, y, color=ORANGE, marker="|", label="unigram entropy")
+  axes.scatter(model, y, color=BLUE, marker="o", s=14, label="model")
+  axes.legend(fontsize=7)
+  return _svg(figure)
+
+
+def reward_and_kl(metrics: Sequence[Mapping]) -> str:
+  """Mean reward and KL to the reference over RLOO steps."""
+  figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 5), sharex=True)
+  steps = [m["step"] for m in metrics]
+  rewards = [m["reward"] for m in metrics]
+  window = min(5, len(rewards))
+  start, end = np.mean(rewards[:window]), np.mean(rewards[-window:])
+  top.plot(steps, rewards, color=BLUE)
+  top.set_ylabel("mean reward")
+  top.set_title(
+    f"Reward goes from {start:.2f} to {end:.2f} over the rollouts of training",
+    fontsize=10,
+    loc="left",
+  )
+  bottom.plot(steps, [m["kl"] for m in metrics], color=ORANGE)
+  bottom.set_ylabel("KL, nats a response")
+  bottom.set_xlabel("RLOO step")
+  for axes in (top, bottom):
+    axes.grid(alpha=0.3)
+  return _svg(figure)
+
+
+def win_rates(win_rate: Mapping) -> str:
+  """Win minus loss of RLOO over SFT, by language, with intervals."""
+  rows = {"macro average": win_rate["overall"], **win_rate["by_language"]}
+  overall = win_rate["overall"]
+  figure, axes = _by_language_axes(
+    list(rows),
+    "win − loss against the fine-tuned model, percentage points",
+    f"RLOO over SFT: {overall['delta']:+.1f} points "
+    f"[{overall['low']:.1f}, {overall['high']:.1f}], judged by another "
+    "identifier than training's",
+  )
+  for y, row in enumerate(rows.values()):
+    colour = GREEN if row["low"] > 0 else ORANGE if row["high"] < 0 else GREY
+    axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.2)
+    axes.plot(row["delta"], y, marker="o", markersize=4, color=colour)
+  axes.axvline(0, color="black", linewidth=0.8)
+  return _svg(figure)

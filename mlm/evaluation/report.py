@@ -1,0 +1,260 @@
+"""One self-contained HTML page of a whole run."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jinja2
+
+from mlm.data import sampling
+from mlm.evaluation import figures, identification
+from mlm.text import documents
+from mlm.tokenizers import count
+from mlm.training import metrics
+
+_TEMPLATE = pathlib.Path(__file__).parent / "report.html.jinja"
+
+
+def _number(value: Any, digits: int = 3) -> str:
+  if value is None:
+    return "–"
+  return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def _corpus_section(counts: dict) -> dict:
+  funnel = {c: f for c, f in counts["funnel"].items() if c != "und"}
+  pages = {c: next(iter(f.values()))["in"] for c, f in funnel.items()}
+  order = sorted(funnel, key=lambda c: (-pages[c], c))
+  rows = []
+  for code in [*order, *(["und"] if "und" in counts["funnel"] else [])]:
+    stages = counts["funnel"][code]
+    splits = counts["languages"].get(code, {})
+    reasons = ", ".join(
+      f"{stage}.{reason} {n:,}"
+      for stage, row in stages.items()
+      for reason, n in row["dropped"].items()
+    )
+    rows.append(
+      [
+        code,
+        _number(next(iter(stages.values()))["in"]),
+        _number(sum(s["documents"] for s in splits.values())),
+        _number(sum(s["bytes"] for s in splits.values())),
+        reasons,
+      ]
+    )
+  return {
+    "title": "Corpus: pages before and after each filter",
+    "text": "Pages by the language that cld3 names; und: no language, or no "
+    "text. Reasons are stage.reason and the number of pages.",
+    "figure": figures.pages_by_stage(funnel, order),
+    "columns": ["language", "pages", "kept", "bytes kept", "dropped"],
+    "rows": rows,
+  }
+
+
+def _truth_section(corpus: str, truth: str) -> dict:
+  rows = identification.agreement(
+    identification.read_decisions(corpus), identification.read_truth(truth)
+  )
+  order = sorted(rows, key=lambda c: (-rows[c]["pages"], c))
+  accepted = sum(r["accepted"] for r in rows.values())
+  right = sum(r["right"] for r in rows.values())
+  return {
+    "title": "Language identification against the truth",
+    "text": f"Of {accepted:,} pages over the probability threshold whose true "
+    f"language is known, {right / max(accepted, 1):.1%} got that language.",
+    "figure": "",
+    "columns": ["true language", "pages", "accepted", "right", "kept"],
+    "rows": [
+      [
+        c,
+        *(_number(rows[c][n]) for n in ("pages", "accepted", "right", "kept")),
+      ]
+      for c in order
+    ],
+  }
+
+
+def _mixture_section(tokenizer: str, temperature: float, num_tokens: int):
+  token_counts = count.read_token_counts(tokenizer)
+  plan = sampling.mixture_plan(
+    token_counts,
+    temperature=temperature,
+    num_tokens=num_tokens,
+    languages=[c for c, s in token_counts.items() if "train" in s],
+  )
+  return {
+    "title": "Mixture: shares of tokens",
+    "text": f"p ∝ tokens^(1/T) with T = {temperature:g}.",
+    "figure": figures.mixture_rates(
+      {r.language: r.tokens for r in plan},
+      {r.language: r.rate for r in plan},
+    ),
+    "columns": ["language", "documents", "tokens", "rate", "epochs"],
+    "rows": [
+      [
+        r.language,
+        _number(r.documents),
+        _number(r.tokens),
+        f"{r.rate:.3%}",
+        _number(r.expected_epochs, 2),
+      ]
+      for r in plan
+    ],
+  }
+
+
+def _bits_section(rows: dict) -> dict:
+  order = sorted(rows, key=lambda c: -rows[c]["train_tokens"])
+  return {
+    "title": "Held-out bits per byte",
+    "text": "Against the entropy of the tokenizer's pieces in the language's "
+    "training text. Not comparable across languages.",
+    "figure": figures.bits_per_byte(rows),
+    "columns": [
+      "language",
+      "bits/byte",
+      "unigram entropy",
+      "unigram cross-entropy",
+      "train tokens",
+      "documents",
+    ],
+    "rows": [
+      [
+        c,
+        _number(rows[c]["bits_per_byte"]),
+        _number(rows[c]["unigram_entropy"]),
+        _number(rows[c]["unigram_cross_entropy"]),
+        _number(rows[c]["train_tokens"]),
+        _number(rows[c]["documents"]),
+      ]
+      for c in order
+    ],
+  }
+
+
+def _generation_section(generation: dict) -> dict:
+  columns = ["language", "samples"]
+  parts = ("reward", "right_language", "no_repetition", "ends", "reward_model")
+  columns += [f"{part}: SFT → RLOO" for part in parts] + ["KL"]
+  rows = []
+  codes = ["overall", *generation["sft"]["by_language"]]
+  for code in codes:
+    sft, rloo = (
+      generation[n]["overall"]
+      if code == "overall"
+      else generation[n]["by_language"][code]
+      for n in ("sft", "rloo")
+    )
+    told = [
+      f"{_number(sft[p], 2)} ± {_number(sft[f'{p}_standard_error'], 2)} → "
+      f"{_number(rloo[p], 2)} ± {_number(rloo[f'{p}_standard_error'], 2)}"
+      for p in parts
+    ]
+    rows.append([code, _number(sft["samples"]), *told, _number(rloo["kl"], 2)])
+  return {
+    "title": "Generations on held-out prompts",
+    "text": "Means ± standard errors, clustered by source document. KL is the "
+    "summed log ratio to the fine-tuned model, in nats a response.",
+    "figure": "",
+    "columns": columns,
+    "rows": rows,
+    "open": True,
+  }
+
+
+def _win_section(win_rate: dict) -> dict:
+  rows = {"macro average": win_rate["overall"], **win_rate["by_language"]}
+  names = ("win", "loss", "tie", "delta", "low", "high", "prompts")
+  return {
+    "title": "Win rate of RLOO over SFT",
+    "text": "The judge adds right language (by py3langid, which training never "
+    "used), no repetition and an end. 95 % bootstrap intervals.",
+    "figure": figures.win_rates(win_rate),
+    "columns": ["language", *names],
+    "rows": [
+      [c, *(_number(row[n], 1) for n in names)] for c, row in rows.items()
+    ],
+  }
+
+
+def write_report(
+  *,
+  run: str,
+  truth: str,
+  temperature: float,
+  tokens_per_step: int,
+  path: str,
+) -> None:
+  """Writes the report of a run directory.
+
+  Args:
+    run: directory with corpus, tokenizer, pretrain, sft, rloo and evaluation.
+    truth: table url, language to compare identification with; "" for none.
+    temperature: T of the pretraining mixture.
+    tokens_per_step: of pretraining, batch size times sequence length.
+    path: HTML file to write.
+
+  Raises:
+    FileNotFoundError: if a part of the run is missing.
+  """
+  corpus, tokenizer = (os.path.join(run, n) for n in ("corpus", "tokenizer"))
+  counts = documents.read_counts(corpus)
+  results_path = os.path.join(run, "evaluation", "results.json")
+  if not os.path.exists(results_path):
+    raise FileNotFoundError(f"no {results_path}; run the job evaluate first")
+  with open(results_path, encoding="utf-8") as f:
+    results = json.load(f)
+  curves = {
+    name: metrics.read(os.path.join(run, name, "metrics.jsonl"))
+    for name in ("pretrain", "rloo")
+  }
+  bits = results["bits_per_byte"]
+  largest = sorted(bits, key=lambda c: -bits[c]["train_tokens"])
+  generation, win = results["generation"], results["win_rate"]
+  last = curves["pretrain"][-1]
+  sections = [
+    _corpus_section(counts),
+    *([_truth_section(corpus, truth)] if truth else []),
+    _mixture_section(
+      tokenizer, temperature, tokens_per_step * (last["step"] + 1)
+    ),
+    {
+      "title": "Pretraining loss",
+      "text": "Per-token losses depend on the tokenizer; compare a language "
+      "with itself only.",
+      "figure": figures.loss_curves(curves["pretrain"], largest),
+    },
+    _bits_section(bits),
+    {
+      "title": "RLOO: reward and KL",
+      "text": "On the training prompts of each step.",
+      "figure": figures.reward_and_kl(curves["rloo"]),
+    },
+    _generation_section(generation),
+    _win_section(win),
+  ]
+  kept = sum(
+    s["documents"] for x in counts["languages"].values() for s in x.values()
+  )
+  below = sum(r["bits_per_byte"] < r["unigram_entropy"] for r in bits.values())
+  sft, rloo = (generation[n]["overall"] for n in ("sft", "rloo"))
+  headline = [
+    ("languages in the corpus", len(counts["languages"])),
+    ("documents kept", f"{kept:,}"),
+    ("languages below the unigram entropy", f"{below} of {len(bits)}"),
+    ("mean reward, SFT → RLOO", f"{sft['reward']:.2f} → {rloo['reward']:.2f}"),
+    ("win − loss, points", f"{win['overall']['delta']:+.1f}"),
+  ]
+  environment = jinja2.Environment(autoescape=True)
+  page = environment.from_string(_TEMPLATE.read_text()).render(
+    title=f"Run report: {os.path.basename(os.path.normpath(run))}",
+    headline=headline,
+    sections=sections,
+    samples=results["samples"],
+  )
+  partial = f"{path}.partial"
+  pathlib.Path(partial).write_text(page, encoding="utf-8")
+  os.replace(partial, path)

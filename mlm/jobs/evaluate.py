@@ -1,0 +1,388 @@
+"""Job: evaluation of the three models of a run, language by language."""
+
+import json
+import os
+
+import jax
+import numpy as np
+
+from kernels.linear_cross_entropy import api as linear_cross_entropy
+from mlm.alignment import generation, rewards, rloo, scoring
+from mlm.data import prompts
+from mlm.decoding import rollouts
+from mlm.evaluation import bits_per_byte, judge, win_rate
+from mlm.instructions import records as records_lib
+from mlm.jobs import align_rloo, training_run
+from mlm.languages import registry
+from mlm.sharding import mesh as mesh_lib
+from mlm.text import documents
+from mlm.tokenizers import load, special
+from mlm.training import losses, step
+
+RESULTS_FILE = "results.json"
+_PARTS = (*rewards.PARTS, "reward_model")
+_CONFIDENCE = 0.95
+_RESAMPLES = 2000
+
+
+def evaluate(
+  *,
+  corpus: str,
+  tokenizer: str,
+  pretrained: str,
+  finetuned: str,
+  reward_model_dir: str,
+  aligned: str,
+  records: str,
+  output: str,
+  tasks: list,
+  mesh_shape: dict,
+  batch_size: int,
+  sequence_length: int,
+  max_documents: int,
+  max_prompts: int,
+  samples_per_prompt: int,
+  prompt_length: int,
+  response_length: int,
+  reward_weights: dict,
+  seed: int,
+) -> None:
+  """Bits per byte, generations, rewards, KL and win rates on held-out data.
+
+  Args:
+    corpus: finished corpus directory; its validation split is scored.
+    tokenizer: tokenizer directory.
+    pretrained: output directory of pretrain.
+    finetuned: output directory of finetune.
+    reward_model_dir: output directory of train_reward_model.
+    aligned: output directory of align_rloo.
+    records: output directory of make_instructions; validation prompts.
+    output: directory for results.json.
+    tasks: tasks whose prompts are used.
+    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    batch_size: rows scored, or prompts sampled, at a time.
+    sequence_length: tokens a row of documents.
+    max_documents: most validation documents scored a language.
+    max_prompts: most prompts in all, spread over the languages.
+    samples_per_prompt: responses of each model to a prompt.
+    prompt_length: tokens of a prompt.
+    response_length: tokens of a response.
+    reward_weights: part -> weight, as in align_rloo.
+    seed: of samples and bootstrap.
+  """
+  path = os.path.join(output, RESULTS_FILE)
+  if os.path.exists(path):
+    print(f"{path} is there; nothing to do.")
+    return
+  mesh = mesh_lib.make_mesh(mesh_shape)
+  processor = load.load(tokenizer)
+  sha256 = load.read_card(tokenizer)["model_sha256"]
+  backend = linear_cross_entropy.default_backend()
+  place = step.make_place(mesh)
+
+  def open_model(directory):
+    return training_run.open_decoder(
+      directory, mesh=mesh, tokenizer_sha256=sha256
+    )
+
+  config, model, params = open_model(pretrained)
+  logprobs = jax.jit(
+    lambda params, batch: losses.sequence_logprobs(
+      model.apply, params, batch, backend=backend
+    )
+  )
+  results = {
+    "bits_per_byte": _bits_per_byte(
+      corpus,
+      processor,
+      lambda batch: logprobs(params, place(batch)),
+      vocab_size=config.vocab_size,
+      length=sequence_length,
+      batch_size=batch_size,
+      max_documents=max_documents,
+    )
+  }
+  rows = [
+    r
+    for r in records_lib.read_records(os.path.join(records, "validation.jsonl"))
+    if r["task"] in tasks
+  ]
+  rows = generation.spread_over_languages(rows, max_prompts)
+  policies = {"sft": open_model(finetuned)[2], "rloo": open_model(aligned)[2]}
+  sample = rollouts.make_sampler(
+    model,
+    response_length=response_length,
+    samples_per_prompt=samples_per_prompt,
+    temperature=1.0,
+    eos_id=special.EOS_ID,
+    pad_id=special.PAD_ID,
+  )
+  score = align_rloo.open_score(
+    reward_model_dir,
+    model=model,
+    config=config,
+    mesh=mesh,
+    tokenizer=tokenizer,
+    processor=processor,
+  )
+  language_ids = np.repeat(
+    [registry.index(r["language"]) for r in rows], samples_per_prompt
+  )
+  identify, known = judge.second_identifier(
+    sorted({r["language"] for r in rows})
+  )
+  parts, verdicts, responses = {}, {}, {}
+  for number, (name, policy) in enumerate(policies.items()):
+    drawn = generation.sample_responses(
+      rows,
+      params=policy,
+      sample=sample,
+      place=place,
+      processor=processor,
+      prompt_length=prompt_length,
+      batch_size=batch_size,
+      seed=seed + number,
+    )
+    responses[name] = drawn.reshape(-1, response_length)
+    token_rows = _token_rows(
+      rows, responses[name], processor, prompt_length, samples_per_prompt
+    )
+    parts[name] = _in_batches(
+      lambda r, a, l: score(r, a, l),
+      (token_rows, responses[name], language_ids),
+      batch_size * samples_per_prompt,
+    )
+    verdicts[name] = scoring.verifiable_scores(
+      responses[name], language_ids, processor=processor, identify=identify
+    )
+  pair = rloo.make_logprob_pair(model.apply, backend=backend)
+  kl = _kl(
+    rows,
+    responses["rloo"],
+    language_ids,
+    lambda batch: pair(policies["rloo"], policies["sft"], place(batch)),
+    processor=processor,
+    prompt_length=prompt_length,
+    samples_per_prompt=samples_per_prompt,
+    batch_size=batch_size * samples_per_prompt,
+  )
+  results["generation"] = _generation(
+    rows, parts, kl, reward_weights, samples_per_prompt
+  )
+  results["win_rate"] = _win_rate(
+    rows, verdicts, known, samples_per_prompt, seed
+  )
+  results["samples"] = _examples(rows, responses, processor, samples_per_prompt)
+  partial = f"{path}.partial"
+  with open(partial, "w", encoding="utf-8") as f:
+    json.dump(results, f, ensure_ascii=False, indent=1)
+  os.replace(partial, path)
+  _print(results)
+  print(f"Results: {path}")
+
+
+def _bits_per_byte(
+  corpus,
+  processor,
+  sequence_logprobs,
+  *,
+  vocab_size,
+  length,
+  batch_size,
+  max_documents,
+) -> dict:
+  result = {}
+  languages = documents.read_counts(corpus)["languages"]
+  for code, splits in languages.items():
+    if not all(splits.get(s, {}).get("documents") for s in documents.SPLITS):
+      continue
+    train, held_out = (
+      [d.text for d in documents.read_documents(corpus, code, split)]
+      for split in documents.SPLITS
+    )
+    held_out = held_out[:max_documents]
+    counts, held_out_counts = (
+      bits_per_byte.piece_counts(
+        texts,
+        encode=processor.encode,
+        eos_id=special.EOS_ID,
+        vocab_size=vocab_size,
+      )
+      for texts in (train, held_out)
+    )
+    scored = bits_per_byte.score_documents(
+      held_out,
+      encode=processor.encode,
+      eos_id=special.EOS_ID,
+      sequence_logprobs=sequence_logprobs,
+      length=length,
+      batch_size=batch_size,
+    )
+    per_byte = scored.tokens / scored.bytes
+    result[code] = {
+      "documents": scored.documents,
+      "tokens": scored.tokens,
+      "bytes": scored.bytes,
+      "train_tokens": int(counts.sum()),
+      "bits_per_byte": scored.bits_per_byte,
+      "unigram_entropy": bits_per_byte.unigram_entropy(counts) * per_byte,
+      "unigram_cross_entropy": per_byte
+      * bits_per_byte.unigram_cross_entropy(counts, held_out_counts),
+    }
+  return result
+
+
+def _token_rows(rows, responses, processor, prompt_length, samples_per_prompt):
+  encoded = [prompts.prompt_ids(processor, r["prompt"]) for r in rows]
+  left = prompts.prompt_rows(encoded, prompt_length=prompt_length)
+  return np.concatenate(
+    [np.repeat(left, samples_per_prompt, axis=0), responses], axis=1
+  )
+
+
+def _in_batches(function, arrays, size) -> dict:
+  """Applies a function of equal-length arrays in batches of one shape."""
+  total, results = len(arrays[0]), []
+  for start in range(0, total, size):
+    index = np.arange(start, start + size) % total
+    results.append(function(*(array[index] for array in arrays)))
+  return {
+    name: np.concatenate([r[name] for r in results])[:total]
+    for name in results[0]
+  }
+
+
+def _kl(
+  rows,
+  responses,
+  language_ids,
+  logprob_pair,
+  *,
+  processor,
+  prompt_length,
+  samples_per_prompt,
+  batch_size,
+) -> np.ndarray:
+  """Summed log ratio to the reference of each response, in nats."""
+  token_rows = _token_rows(
+    rows, responses, processor, prompt_length, samples_per_prompt
+  )
+
+  def of_batch(token_rows, language_ids):
+    policy, reference = logprob_pair(
+      prompts.response_batch(
+        token_rows, language_ids, prompt_length=prompt_length
+      )
+    )
+    return {"kl": np.asarray(policy) - np.asarray(reference)}
+
+  return _in_batches(of_batch, (token_rows, language_ids), batch_size)["kl"]
+
+
+def _clusters(rows, samples_per_prompt) -> np.ndarray:
+  return np.repeat([r["source_url"] for r in rows], samples_per_prompt)
+
+
+def _generation(rows, parts, kl, weights, samples_per_prompt) -> dict:
+  """Means and standard errors by model, then by language and overall."""
+  languages = np.repeat([r["language"] for r in rows], samples_per_prompt)
+  clusters = _clusters(rows, samples_per_prompt)
+  result = {}
+  for name, of_model in parts.items():
+    columns = {**of_model, "reward": rewards.weighted_sum(of_model, weights)}
+    if name == "rloo":
+      columns["kl"] = kl
+
+    def summary(chosen, columns=columns):
+      row = {"samples": int(chosen.sum())}
+      for part, values in columns.items():
+        mean, error = win_rate.mean_and_standard_error(
+          values[chosen], clusters[chosen]
+        )
+        row[part] = mean
+        row[f"{part}_standard_error"] = None if np.isnan(error) else error
+      return row
+
+    result[name] = {
+      "overall": summary(np.ones(len(languages), bool)),
+      "by_language": {
+        code: summary(languages == code) for code in sorted(set(languages))
+      },
+    }
+  return result
+
+
+def _win_rate(rows, verdicts, known, samples_per_prompt, seed) -> dict:
+  """RLOO against SFT by the judge, in languages that the judge knows."""
+  totals = {
+    name: sum(of_model.values()).reshape(-1, samples_per_prompt)
+    for name, of_model in verdicts.items()
+  }
+  languages = np.array([r["language"] for r in rows])
+  by_language, clusters = {}, {}
+  for code in sorted(set(languages) & set(known)):
+    chosen = languages == code
+    by_language[code] = win_rate.outcomes(
+      totals["rloo"][chosen], totals["sft"][chosen], margin=0.01
+    )
+    clusters[code] = [r["source_url"] for r, c in zip(rows, chosen) if c]
+  summary = win_rate.summarize(
+    by_language,
+    clusters,
+    seed=seed,
+    num_resamples=_RESAMPLES,
+    confidence=_CONFIDENCE,
+  )
+  summary["unjudged_languages"] = sorted(set(languages) - set(known))
+  return summary
+
+
+def _examples(rows, responses, processor, samples_per_prompt) -> list[dict]:
+  """The first prompt of each language with one response of each model."""
+  seen, examples = set(), []
+  for i, row in enumerate(rows):
+    if row["language"] in seen:
+      continue
+    seen.add(row["language"])
+    texts = {
+      name: prompts.decode_response(processor, drawn[i * samples_per_prompt])[0]
+      for name, drawn in responses.items()
+    }
+    examples.append(
+      {"language": row["language"], "prompt": row["prompt"], **texts}
+    )
+  return examples
+
+
+def _print(results) -> None:
+  print(
+    f"\n{'language':<12}{'bits/byte':>10}{'unigram':>10}{'train tokens':>14}"
+  )
+  for code, row in results["bits_per_byte"].items():
+    print(
+      f"{code:<12}{row['bits_per_byte']:>10.3f}{row['unigram_entropy']:>10.3f}"
+      f"{row['train_tokens']:>14,}"
+    )
+  sft, rloo_rows = (results["generation"][n] for n in ("sft", "rloo"))
+  win = results["win_rate"]
+  print(
+    f"\n{'language':<12}{'SFT reward':>16}{'RLOO reward':>16}{'KL':>8}"
+    f"{'delta':>8}{'95 % interval':>18}"
+  )
+  for code in ["overall", *sft["by_language"]]:
+    of = (
+      [x["overall"] for x in (sft, rloo_rows)]
+      if code == "overall"
+      else [x["by_language"][code] for x in (sft, rloo_rows)]
+    )
+    told = [
+      f"{row['reward']:.3f} ± {row['reward_standard_error'] or float('nan'):.3f}"
+      for row in of
+    ]
+    w = win["overall"] if code == "overall" else win["by_language"].get(code)
+    interval = f"[{w['low']:.1f}, {w['high']:.1f}]" if w else "not judged"
+    delta = f"{w['delta']:.1f}" if w else ""
+    print(
+      f"{code:<12}{told[0]:>16}{told[1]:>16}{of[1]['kl']:>8.2f}{delta:>8}"
+      f"{interval:>18}"
+    )
