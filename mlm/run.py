@@ -114,6 +114,7 @@ def _binding_text(name: str, value: str) -> str:
   return f"{name} = {value}"
 
 
+@functools.cache  # gin refuses a second function of the same name
 def _recorder(job_function: Callable) -> Callable:
   """A stand-in with the job's signature that returns its keyword arguments."""
 

@@ -1,0 +1,131 @@
+"""Prompt–response rows and batches, on hand-worked examples."""
+
+import numpy as np
+import pytest
+
+from mlm.data import prompts
+from mlm.languages import registry
+from mlm.tokenizers import special
+
+
+class _Processor:
+  """Bytes as pieces: lossless for any script, like byte fallback alone."""
+
+  def encode(self, text):
+    return [special.FIRST_BYTE_ID + b for b in text.encode()]
+
+  def decode(self, ids):
+    return bytes(i - special.FIRST_BYTE_ID for i in ids).decode()
+
+
+TEXTS = {
+  "eng_Latn": "bread",
+  "rus_Cyrl": "хлеб",
+  "tha_Thai": "ขนมปัง",
+  "hin_Deva": "रोटी",
+  "arb_Arab": "خبز",
+  "zho_Hani": "面包",
+  "amh_Ethi": "ዳቦ",
+}
+
+
+def test_batch_of_a_hand_worked_example():
+  rows = np.array([[0, 3, 7, 4, 8, 9, 1, 0]])  # P = 4, R = 4
+  batch = prompts.response_batch(rows, [5], prompt_length=4)
+  expected = {
+    "decoder_input_tokens": [0, 3, 7, 4, 8, 9, 1],
+    "decoder_target_tokens": [3, 7, 4, 8, 9, 1, 0],
+    "decoder_loss_weights": [0, 0, 0, 1, 1, 1, 0],
+    "decoder_positions": [0, 0, 1, 2, 3, 4, 5],
+    "decoder_segment_ids": [0, 1, 1, 1, 1, 1, 1],
+    "decoder_language_ids": [5] * 7,
+  }
+  for name, values in expected.items():
+    np.testing.assert_array_equal(batch[name][0], values, err_msg=name)
+
+
+@pytest.mark.parametrize("code", TEXTS)
+def test_responses_round_trip(code):
+  ids = prompts.response_ids(_Processor(), TEXTS[code])
+  assert ids[-1] == special.EOS_ID
+  text, tokens, ended = prompts.decode_response(_Processor(), [*ids, 0, 0])
+  assert (text, ended) == (TEXTS[code], True)
+  assert tokens == ids[:-1]
+
+
+def test_a_response_without_end_and_with_control_pieces():
+  ids = [special.USER_ID, special.FIRST_BYTE_ID + 97, special.PAD_ID]
+  assert prompts.decode_response(_Processor(), ids) == (
+    "a",
+    [special.FIRST_BYTE_ID + 97],
+    False,
+  )
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers():
+  with pytest.raises(ValueError, match="prompt of 5 tokens"):
+    prompts.prompt_rows([[3, 9, 9, 9, 4]], prompt_length=4)
+  with pytest.raises(ValueError, match="response of 3 tokens"):
+    prompts.response_rows([[9, 9, 1]], response_length=2)
+
+
+def _records():
+  return [
+    {"language": code, "prompt": text, "response": f"{text}{i}"}
+    for code, text in TEXTS.items()
+    for i in range(3 if code == "eng_Latn" else 1)
+  ]
+
+
+def test_batches_depend_on_seed_and_step_alone():
+  def source(seed):
+    return prompts.record_source(
+      _records(),
+      processor=_Processor(),
+      prompt_length=24,
+      response_length=24,
+      batch_size=4,
+      temperature=2.0,
+      seed=seed,
+    )
+
+  a, b = source(1), source(1)
+  b(0)  # what was asked before does not matter
+  np.testing.assert_array_equal(
+    a(5)["decoder_input_tokens"], b(5)["decoder_input_tokens"]
+  )
+  assert (a(5)["decoder_input_tokens"] != a(6)["decoder_input_tokens"]).any()
+  assert (
+    a(5)["decoder_input_tokens"] != source(2)(5)["decoder_input_tokens"]
+  ).any()
+
+
+def test_languages_are_drawn_by_temperature():
+  draw = prompts.record_drawer(
+    _records(), batch_size=20_000, temperature=2.0, seed=0
+  )
+  drawn = [r["language"] for r in draw(0)]
+  total = 3**0.5 + 6
+  for code, weight in [("eng_Latn", 3**0.5), ("tha_Thai", 1)]:
+    expected = weight / total
+    error = 4 * (expected * (1 - expected) / 20_000) ** 0.5
+    assert drawn.count(code) / 20_000 == pytest.approx(expected, abs=error)
+
+
+def test_language_ids_are_of_the_registry():
+  draw = prompts.record_source(
+    [{"language": "amh_Ethi", "prompt": "ዳቦ", "response": "ውሃ"}],
+    processor=_Processor(),
+    prompt_length=8,
+    response_length=8,
+    batch_size=2,
+    temperature=1.0,
+    seed=0,
+  )
+  ids = draw(0)["decoder_language_ids"]
+  assert (ids == registry.index("amh_Ethi")).all()
+
+
+def test_no_records_is_an_error():
+  with pytest.raises(ValueError, match="no records"):
+    prompts.record_drawer([], batch_size=2, temperature=1.0, seed=0)

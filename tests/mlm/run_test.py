@@ -1,0 +1,109 @@
+"""The launcher: mistakes are one-line errors before any work."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from mlm import run
+
+ROOT = pathlib.Path(__file__).parents[2]
+TOKENIZER_GIN = "gin/experiments/quickstart/train_tokenizer.gin"
+EXPERIMENTS = sorted((ROOT / "gin" / "experiments").rglob("*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def _repository_root(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+def _error(capsys, *arguments):
+  assert run.main(arguments) == 2
+  message = capsys.readouterr().err.strip()
+  assert len(message.split("\n")) == 1
+  return message
+
+
+def _tokenizer_arguments(tmp_path):
+  return (
+    "train_tokenizer",
+    f"--gin_file={TOKENIZER_GIN}",
+    f"--gin.CORPUS={tmp_path / 'corpus'}",
+    f"--gin.OUTPUT={tmp_path / 'tokenizer'}",
+  )
+
+
+def test_help_lists_every_job_without_importing_one():
+  command = "import sys; from mlm import run; run.main(['--help']); print([m for m in ('jax', 'tensorflow', 'gin', 'seqio') if m in sys.modules])"
+  result = subprocess.run(
+    [sys.executable, "-c", command], capture_output=True, text=True, cwd=ROOT
+  )
+  assert result.stdout.rstrip().endswith("[]")
+  for job in ("train_tokenizer", "pretrain", "finetune", "align_rloo"):
+    assert f"  {job}" in result.stdout
+
+
+def test_an_unknown_job_suggests_the_nearest(capsys):
+  assert "did you mean 'pretrain'" in _error(capsys, "pretain")
+
+
+def test_a_missing_file_and_a_missing_include_are_errors(capsys, tmp_path):
+  assert "does not exist" in _error(capsys, "pretrain", "--gin_file=no.gin")
+  (tmp_path / "a.gin").write_text("include 'gin/models/no_such.gin'\n")
+  message = _error(capsys, "pretrain", f"--gin_file={tmp_path / 'a.gin'}")
+  assert "no_such.gin" in message
+
+
+def test_a_misspelt_macro_is_an_error(capsys, tmp_path):
+  message = _error(capsys, *_tokenizer_arguments(tmp_path), "--gin.SEEED=1")
+  assert "'SEEED'" in message and "did you mean 'SEED'" in message
+
+
+def test_a_misspelt_parameter_is_an_error(capsys, tmp_path):
+  message = _error(
+    capsys,
+    *_tokenizer_arguments(tmp_path),
+    "--gin.train_tokenizer.train_tokenizer.vocabsize=1",
+  )
+  assert "vocabsize" in message
+
+
+def test_an_unset_argument_is_named(capsys):
+  message = _error(capsys, "train_tokenizer", f"--gin_file={TOKENIZER_GIN}")
+  assert "CORPUS" in message or "corpus" in message
+
+
+def test_a_wrong_type_is_an_error(capsys, tmp_path):
+  message = _error(
+    capsys, *_tokenizer_arguments(tmp_path), "--gin.VOCAB_SIZE=4k"
+  )
+  assert "must be int, got '4k'" in message
+
+
+def test_unknown_options_are_errors(capsys):
+  assert "unknown option" in _error(capsys, "pretrain", "--steps=3")
+
+
+def test_a_failing_job_leaves_its_operative_config(capsys, tmp_path):
+  message = _error(capsys, *_tokenizer_arguments(tmp_path))
+  assert "corpus" in message
+  config = (tmp_path / "tokenizer" / "config.gin").read_text()
+  assert "VOCAB_SIZE = 4096" in config
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_experiment_resolves(path, tmp_path):
+  text = path.read_text()
+  required = text.split("# Required macros:")[1].split("\n")[0]
+  names = re.findall(r"\b[A-Z_]{3,}\b", required)
+  bindings = dict.fromkeys(names, str(tmp_path))
+  if "TRUTH" in required:
+    bindings["TRUTH"] = "''"
+  function, kwargs, config = run.resolve(
+    path.stem, [str(path.relative_to(ROOT))], bindings
+  )
+  assert function.__name__ == path.stem
+  assert kwargs["output"] == str(tmp_path)
+  assert "OUTPUT" in config
