@@ -3,9 +3,16 @@
 import collections
 from collections.abc import Iterable
 
+from mlm.languages import registry
+from mlm.text import scripts
+
 
 def reason_to_drop(record: dict) -> str | None:
-  """None to keep a record, or why not."""
+  """None to keep a record, or why not.
+
+  "wrong_script": most letters of the text from the page (the response, or for
+  name_language what the prompt shows) are not in the script of the language.
+  """
   prompt, response = record["prompt"], record["response"]
   if not any(c.isalpha() for c in response):
     return "no_letters"
@@ -14,6 +21,10 @@ def reason_to_drop(record: dict) -> str | None:
   shown = prompt.partition("\n")[2]
   if record["task"] == "continue" and response in shown:
     return "response_in_prompt"
+  text = shown if record["task"] == "name_language" else response
+  script = registry.get(record["language"]).script
+  if scripts.script_share(text, script) <= 0.5:
+    return "wrong_script"
   return None
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mlm.instructions import templates
@@ -13,11 +14,23 @@ from mlm.text import segment
 _MARKS = ",;:، ؛،、，；：—–"
 
 
+def _is_inside_character(text: str, position: int) -> bool:
+  """True before a mark, after a virama or coeng, and after a Thai-Lao vowel
+  that is written before its consonant."""
+  before, after = text[position - 1], text[position]
+  return (
+    unicodedata.category(after)[0] == "M"
+    or unicodedata.combining(before) == 9  # the class of viramas and coeng
+    or before in "เแโใไເແໂໃໄ"
+  )
+
+
 def fit(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:
   """The longest start of `text` that fits, cut at the best place before.
 
   The cut is after a clause mark if one lies in the second half, else at a
-  space, else (scripts without spaces) at any character. "" if nothing fits.
+  space, else (scripts without spaces) between two characters, so that no mark
+  is parted from its letter. "" if nothing fits.
 
   Args:
     text: a sentence.
@@ -33,6 +46,8 @@ def fit(text: str, count_tokens: Callable[[str], int], max_tokens: int) -> str:
       low = middle
     else:
       high = middle
+  while low and _is_inside_character(text, low):
+    low -= 1
   cut = text[:low]
   at_mark = max((cut.rfind(mark) for mark in _MARKS if mark != " "), default=-1)
   if at_mark >= low // 2:
@@ -109,7 +124,11 @@ def make_records(
         lambda t: fit(t, count_tokens, max_prompt_tokens - instruction - 1),  # noqa: B023
         lambda t: fit(t, count_tokens, max_response_tokens),
       )
-      if made and count_tokens(made[0]) <= max_prompt_tokens:
+      if (
+        made
+        and count_tokens(made[0]) <= max_prompt_tokens
+        and count_tokens(made[1]) <= max_response_tokens
+      ):
         yield {
           "id": f"{key[:16]}-{number}",
           "task": task,

@@ -85,7 +85,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 def _is_end(line: str, match: re.Match) -> bool:
   """False for marks inside numbers, and after initials and ordinals."""
-  before = line[: match.start()]
+  before = line[max(0, match.start() - 8) : match.start()]
   after = line[match.end() : match.end() + 1]
   mark = match.group().strip()
   if before[-1:].isdigit() and after.isdigit() and match.group() in ".．":
@@ -95,7 +95,7 @@ def _is_end(line: str, match: re.Match) -> bool:
   if after.islower():
     return False
   if mark == ".":
-    word = re.split(r"[\s(\[]", before[-8:])[-1]
+    word = re.split(r"[\s(\[]", before)[-1]
     return not (len(word) == 1 and word.isupper()) and not (
       len(word) <= 2 and word.isdigit()
     )

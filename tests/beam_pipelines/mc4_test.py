@@ -43,8 +43,13 @@ def _html(paragraphs):
   return f"<html><body><main><article>{body}</article></main></body></html>"
 
 
-def _record(url, payload, date="2026-05-01T00:00:00Z", status="200 OK",
-            content_type="text/html; charset=utf-8"):
+def _record(
+  url,
+  payload,
+  date="2026-05-01T00:00:00Z",
+  status="200 OK",
+  content_type="text/html; charset=utf-8",
+):
   http = (
     f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n\r\n".encode()
     + payload
@@ -336,7 +341,9 @@ def test_line_length_rule_needs_three_lines_of_200_characters():
 
 def test_page_length_rule():
   assert length.page_length("字" * 190_000, max_characters=190_000) is None
-  assert length.page_length("字" * 190_001, max_characters=190_000) == "too_long"
+  assert (
+    length.page_length("字" * 190_001, max_characters=190_000) == "too_long"
+  )
   assert length.page_length(" \n", max_characters=5) == "empty"
 
 

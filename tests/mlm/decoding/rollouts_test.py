@@ -101,9 +101,7 @@ def test_samples_differ_by_index_step_and_seed(model, params):
 
 def test_nothing_follows_the_end(model, params):
   responses = np.asarray(
-    _sampler(model, response_length=20, samples=16)(
-      params, PROMPTS, IDS, 1, 0
-    )
+    _sampler(model, response_length=20, samples=16)(params, PROMPTS, IDS, 1, 0)
   ).reshape(-1, 20)
   ends = (responses == EOS).any(axis=1)
   assert ends.any()

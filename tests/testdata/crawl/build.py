@@ -31,20 +31,14 @@ TRUTH_COLUMNS = ("url", "language", "kind", "charset", "note")
 # Where a page says what its charset is.
 DECLARED_IN = ("header", "meta", "nowhere")
 LEGACY_CHARSETS = (
-  ("rus_Cyrl", "windows-1251", "header"),
-  ("rus_Cyrl", "koi8-r", "nowhere"),
-  ("ukr_Cyrl", "windows-1251", "meta"),
   ("jpn_Jpan", "shift_jis", "header"),
   ("jpn_Jpan", "euc-jp", "meta"),
   ("kor_Hang", "euc-kr", "meta"),
   ("zho_Hani", "gb18030", "header"),
   ("zho_Hani", "gb18030", "nowhere"),
   ("fra_Latn", "iso-8859-1", "header"),
-  ("tur_Latn", "iso-8859-9", "meta"),
-  ("ell_Grek", "iso-8859-7", "nowhere"),
   ("arb_Arab", "windows-1256", "header"),
   ("heb_Hebr", "windows-1255", "header"),
-  ("tha_Thai", "windows-874", "meta"),
 )
 # Python's name where it differs from the one that pages declare.
 CODECS = {"windows-874": "cp874"}
@@ -349,7 +343,7 @@ def clean_captures(sites: dict[str, Site]) -> list[Capture]:
 def duplicate_captures(sites: dict[str, Site]) -> list[Capture]:
   """Mirrors, older captures of the same page, and bulletins with small edits."""
   captures = []
-  for code in ("eng_Latn", "hin_Deva", "ukr_Cyrl"):
+  for code in ("eng_Latn", "hin_Deva", "heb_Hebr"):
     site = sites[code]
     slug, page = next(iter(site.articles.items()))
     url = f"https://{site.html_lang}.mirror.example/articles/{slug}"
@@ -363,7 +357,7 @@ def duplicate_captures(sites: dict[str, Site]) -> list[Capture]:
         f"same bytes as https://{site.host}/articles/{slug}",
       )
     )
-  for code in ("spa_Latn", "jpn_Jpan"):
+  for code in ("fra_Latn", "jpn_Jpan"):
     site = sites[code]
     path = f"{site.host}/notices/today"
     page = bulletin_page(site, seed="notice of today")
@@ -395,7 +389,7 @@ def duplicate_captures(sites: dict[str, Site]) -> list[Capture]:
           age_days,
         )
       )
-  for code in ("eng_Latn", "deu_Latn", "rus_Cyrl", "zho_Hani", "tam_Taml"):
+  for code in ("eng_Latn", "deu_Latn", "arb_Arab", "zho_Hani", "kor_Hang"):
     site = sites[code]
     page = with_other_sentences(
       bulletin_page(site, seed="bulletin 1"),
@@ -418,7 +412,7 @@ def duplicate_captures(sites: dict[str, Site]) -> list[Capture]:
 def language_captures(sites: dict[str, Site]) -> list[Capture]:
   """Pages whose declared language is not that of their text."""
   captures = []
-  for declared, actual in (("eng_Latn", "swh_Latn"), ("deu_Latn", "tur_Latn")):
+  for declared, actual in (("eng_Latn", "fra_Latn"), ("deu_Latn", "pes_Arab")):
     site = sites[declared]
     page = bulletin_page(sites[actual], seed="guest page")
     captures.append(
@@ -431,7 +425,7 @@ def language_captures(sites: dict[str, Site]) -> list[Capture]:
         f"html lang and menu are {declared}",
       )
     )
-  for first, second in (("eng_Latn", "fra_Latn"), ("rus_Cyrl", "hye_Armn")):
+  for first, second in (("eng_Latn", "fra_Latn"), ("heb_Hebr", "hin_Deva")):
     site = sites[first]
     pages = [list(sites[c].articles.values())[1] for c in (first, second)]
     halves = pages[0].paragraphs[:2] + pages[1].paragraphs[:2]
@@ -472,7 +466,7 @@ def charset_captures(sites: dict[str, Site]) -> list[Capture]:
         f" https://{site.host}/articles/{slug}",
       )
     )
-  for code in ("fra_Latn", "rus_Cyrl"):
+  for code in ("fra_Latn", "deu_Latn"):
     site = sites[code]
     page = bulletin_page(site, seed="mojibake")
     text = document(
@@ -493,7 +487,7 @@ def charset_captures(sites: dict[str, Site]) -> list[Capture]:
         "UTF-8 read as ISO 8859-1 and written as UTF-8 again",
       )
     )
-  site = sites["por_Latn"]
+  site = sites["fra_Latn"]
   page = bulletin_page(site, seed="invalid bytes")
   http = page_message(site, page)
   header, body = http.split(b"\r\n\r\n", 1)
@@ -503,7 +497,7 @@ def charset_captures(sites: dict[str, Site]) -> list[Capture]:
     Capture(
       f"https://{site.host}/broken/bytes",
       header + b"\r\n\r\n" + body,
-      "por_Latn",
+      "fra_Latn",
       "invalid_utf8",
       "utf-8",
       "two paragraphs end in the bytes FF FE C3",
