@@ -1,56 +1,67 @@
-"""Named sets of languages, as tuples of canonical codes."""
+"""Named sets of languages, as tuples of canonical codes in table order."""
 
 from mlm.languages import registry
 
+# The 101 languages of mC4: its 107 configs without the six that hold a second,
+# Latin, script of a language already counted. Source: Xue et al. 2021 (mT5).
+MC4 = tuple(
+  language.code
+  for language in registry.languages()
+  if language.mc4 and not language.mc4.endswith("-Latn")
+)
 
-def _codes(condition) -> tuple[str, ...]:
-  return tuple(x.code for x in registry.languages() if condition(x))
+# The six configs of mC4 for romanised text.
+MC4_LATIN = tuple(
+  language.code
+  for language in registry.languages()
+  if language.mc4.endswith("-Latn")
+)
 
+# The languages of Aya-101 that the table has: 98 of its 101.
+# Source: model card of Aya-101; Üstün et al. 2024.
+AYA_101 = tuple(
+  language.code for language in registry.languages() if language.aya101
+)
 
-def _is_romanised(language: registry.Language) -> bool:
-  return language.mc4.endswith("-Latn")
+# ISO 639-3 codes of the other three of Aya-101: Northern Sotho, Odia, Twi. mC4
+# and cld3 lack them, so they have no canonical code here.
+AYA_101_ABSENT = ("nso", "ory", "twi")
 
+# The 23 languages of Aya 23. Source: Dang et al. 2024.
+AYA_23 = (
+  "arb_Arab",
+  "ces_Latn",
+  "deu_Latn",
+  "ell_Grek",
+  "eng_Latn",
+  "spa_Latn",
+  "pes_Arab",
+  "fra_Latn",
+  "hin_Deva",
+  "ind_Latn",
+  "ita_Latn",
+  "heb_Hebr",
+  "jpn_Jpan",
+  "kor_Hang",
+  "nld_Latn",
+  "pol_Latn",
+  "por_Latn",
+  "ron_Latn",
+  "rus_Cyrl",
+  "tur_Latn",
+  "ukr_Cyrl",
+  "vie_Latn",
+  "zho_Hani",
+)
 
-def mc4() -> tuple[str, ...]:
-  """The 101 languages of mC4 (Xue et al. 2021, table 6)."""
-  return _codes(lambda x: x.mc4 and not _is_romanised(x))
+# The five-language preference mixture of Dang et al. 2024.
+ML_5 = ("deu_Latn", "eng_Latn", "por_Latn", "tur_Latn", "vie_Latn")
 
-
-def mc4_latin() -> tuple[str, ...]:
-  """The six languages that mC4 also has in Latin script."""
-  return _codes(_is_romanised)
-
-
-# Of Aya-101's languages these have no row in the table: mC4 and cld3 lack them.
-AYA_101_MISSING = ("nso_Latn", "ory_Orya", "twi_Latn")
-
-
-def aya_101() -> tuple[str, ...]:
-  """The 98 of Aya-101's languages in the table; see `AYA_101_MISSING`."""
-  return _codes(lambda x: x.aya101 and not _is_romanised(x))
-
-
-# Source: Aryabumi et al. 2024 (Aya 23), as BCP 47.
-_AYA_23 = "ar zh cs nl en fr de el he hi id it ja ko fa pl pt ro ru es tr uk vi"
-# Source: Dang et al. 2024, the mixture ML-5.
-_ML_5 = "en vi de tr pt"
-
-
-def _of_tags(tags: str) -> tuple[str, ...]:
-  return tuple(registry.lookup("bcp47", tag).code for tag in tags.split())
-
-
-def aya_23() -> tuple[str, ...]:
-  """The 23 languages of Aya 23."""
-  return _of_tags(_AYA_23)
-
-
-def ml_5() -> tuple[str, ...]:
-  """English, Vietnamese, German, Turkish and Portuguese."""
-  return _of_tags(_ML_5)
-
-
-def hundred() -> tuple[str, ...]:
-  """Our hundred: mC4's 101 without Latin, which no one speaks natively."""
-  latin = registry.lookup("bcp47", "la").code
-  return tuple(code for code in mc4() if code != latin)
+# Our hundred: the languages of mC4 that can be checked against a second public
+# text, parallel (FLORES-200) or crawled (FineWeb-2). That is all but Hmong,
+# which is a macrolanguage without a single standard in either.
+HUNDRED = tuple(
+  code
+  for code in MC4
+  if registry.get(code).flores200 or registry.get(code).fineweb2
+)

@@ -18,7 +18,8 @@ _SOFT = ".!?…‼⁇⁈⁉\u037e"
 _CLOSERS = "\"'”’»›)]}）］」』】》〉"
 _END = re.compile(
   rf"(?:[{_HARD}]|፡፡)[{_HARD}{_SOFT}፡]*[{re.escape(_CLOSERS)}]*\s*"
-  rf"|[{_SOFT}]+[{re.escape(_CLOSERS)}]*(?:\s+|$)"
+  # Look-behind and possessive: linear time on dot leaders.
+  rf"|(?<![{_SOFT}])[{_SOFT}]++[{re.escape(_CLOSERS)}]*+(?:\s+|$)"
   # The Greek question mark is usually typed as a semicolon.
   r"|(?<=[\u0370-\u03ff\u1f00-\u1fff]);(?:\s+|$)"
 )

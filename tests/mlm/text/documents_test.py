@@ -67,5 +67,52 @@ def test_a_bad_line_is_numbered(tmp_path):
 
 
 def test_an_unfinished_corpus_says_what_to_run(tmp_path):
-  with pytest.raises(FileNotFoundError):
+  with pytest.raises(FileNotFoundError, match="run the pipeline"):
     documents.read_counts(tmp_path)
+  with pytest.raises(FileNotFoundError, match="no corpus at"):
+    documents.read_counts(tmp_path / "nowhere")
+
+
+def test_language_and_split_are_checked_by_the_call(tmp_path):
+  _corpus(tmp_path, TEXTS)
+  with pytest.raises(ValueError, match="it has eng_Latn"):
+    documents.read_documents(tmp_path, "zul_Latn", "train")
+  with pytest.raises(ValueError, match="validation"):
+    documents.read_documents(tmp_path, "eng_Latn", "test")
+
+
+def test_a_split_that_was_not_counted_is_empty(tmp_path):
+  _corpus(tmp_path, TEXTS)
+  read = documents.read_documents(tmp_path, "eng_Latn", "validation")
+  assert list(read) == []
+
+
+def test_lost_shards_are_not_an_empty_language(tmp_path):
+  shard = _corpus(tmp_path, TEXTS)
+  shard.rename(shard.with_name("train-00001-of-00003.jsonl.gz"))
+  with pytest.raises(FileNotFoundError, match=r"\[0, 2\] of train"):
+    documents.read_documents(tmp_path, "eng_Latn", "train")
+  shard.with_name("train-00001-of-00003.jsonl.gz").unlink()
+  with pytest.raises(FileNotFoundError, match=r"\[0\] of train"):
+    documents.read_documents(tmp_path, "eng_Latn", "train")
+
+
+def test_shards_of_two_runs_are_refused(tmp_path):
+  shard = _corpus(tmp_path, TEXTS)
+  shard.with_name("train-00000-of-00002.jsonl.gz").write_bytes(b"")
+  with pytest.raises(ValueError, match="two runs"):
+    documents.read_documents(tmp_path, "eng_Latn", "train")
+
+
+@pytest.mark.parametrize(
+  "change, words",
+  [
+    ({"extra": 1}, "extra"),
+    ({"text": None}, "'text'"),
+    ({"language_probability": "0.5"}, "language_probability"),
+  ],
+)
+def test_a_record_of_another_shape_is_refused(change, words):
+  record = json.loads(documents.to_json(_document("a")))
+  with pytest.raises(ValueError, match=words):
+    documents.from_json(json.dumps({**record, **change}))
