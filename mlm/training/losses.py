@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 
 

@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 import scipy.special
-from kernels.linear_cross_entropy import api as linear_cross_entropy
 
+from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.training import losses
 
 BACKEND = linear_cross_entropy.default_backend()

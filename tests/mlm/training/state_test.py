@@ -4,8 +4,8 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
-from mlm.sharding import mesh as mesh_lib
 
+from mlm.sharding import mesh as mesh_lib
 from mlm.training import optimizers
 from mlm.training import state as train_state
 
