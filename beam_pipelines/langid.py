@@ -1,6 +1,7 @@
 """Language identification with cld3, in the registry's codes; no Beam here."""
 
 import functools
+import sys
 
 from mlm.languages import registry
 
@@ -10,6 +11,12 @@ _MAX_BYTES = 10_000
 
 @functools.cache
 def _identifier():
+  if "tensorflow" in sys.modules and "gcld3" not in sys.modules:
+    # Both bring their own protobuf; in this order the process would crash.
+    raise RuntimeError(
+      "cld3 cannot be loaded after TensorFlow; import gcld3 before tensorflow "
+      "or seqio in this program"
+    )
   import gcld3
 
   return gcld3.NNetLanguageIdentifier(0, _MAX_BYTES)

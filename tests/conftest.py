@@ -7,3 +7,7 @@ os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# cld3 crashes the process when it is loaded after TensorFlow (both bring their
+# own protobuf), so it comes first whatever the order of the tests.
+import gcld3  # noqa: E402, F401
