@@ -200,6 +200,12 @@ def resolve(
         f"job {job!r} needs {', '.join(missing)}; bind them in a gin file "
         f"(see gin/jobs/{job}.gin) or with --gin.{job}.{job}.{missing[0]}=…"
       )
+    wanted = set(re.findall(r"%([A-Z][A-Z0-9_]*)", gin.config_str()))
+    unset = sorted(wanted - _bound_macros(gin))
+    if unset:
+      raise UsageError(
+        f"job {job!r} needs {', '.join(unset)}; add --gin.{unset[0]}=…"
+      )
     try:
       kwargs = copy.copy(recorder())
     except (ValueError, TypeError, RuntimeError) as e:
