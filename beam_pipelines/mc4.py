@@ -2,9 +2,12 @@
 
 Steps, in order: read, extract, langid (cld3), page_length, url_dedup,
 line_length, line_dedup, bad_words, write. Languages are labelled early so that
-every drop is counted by language. Unknown options are Beam's own (--runner,
---temp_location, …). Killed and started again it goes on from the input files
-already staged; finished, it returns at once.
+every drop is counted by language.
+
+Without --runner everything runs in this process, without a network; add
+`--direct_num_workers=N --direct_running_mode=multi_processing` for N processes.
+Killed and started again with the same command, it goes on from the parts of
+the input that were read; finished, it returns at once.
 
 Source: Xue et al. 2021 (mT5), section 3.1, and the C4 builder of TensorFlow
 Datasets, whose order and details are followed where the paper is silent.
@@ -12,185 +15,55 @@ Datasets, whose order and details are followed where the paper is silent.
 
 import argparse
 import hashlib
+import importlib.metadata
 import json
+import logging
 import pathlib
-import shutil
 import sys
+import time
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.io import filesystems
-from apache_beam.metrics import Metrics
+from apache_beam.io import filesystem, filesystems
 from apache_beam.options import pipeline_options
 from apache_beam.runners.portability import fn_api_runner
 
+from beam_pipelines import corpus, read, write
 from beam_pipelines import pages as pages_lib
-from beam_pipelines import write
 from beam_pipelines.dedup import lines as line_dedup
-from beam_pipelines.filters import bad_words, length
+from beam_pipelines.dedup import urls as url_dedup
+from beam_pipelines.filters import apply, bad_words, language, length
 from mlm.languages import registry
 from mlm.text import normalize
 
-STAGES = (
-  "read",
-  "extract",
-  "langid",
-  "page_length",
-  "url_dedup",
-  "line_length",
-  "line_dedup",
-  "bad_words",
-)
 _THRESHOLDS = pathlib.Path(__file__).parent / "thresholds" / "mc4.json"
-_DECISION_SHARDS = 4
-_SAMPLE_SIZE = 5
+_PART_BYTES = 1 << 22  # of a compressed crawl file: 5-10 seconds of work
+# What decides which text comes out.
+_LIBRARIES = ("fastwarc", "resiliparse", "cld3-py")
 
 
-class InputError(ValueError):
-  """A mistake of the user, told in one line before any work."""
-
-
-class _Filter(beam.DoFn):
-  """Applies page -> reason or None; drops go to the output "dropped"."""
-
-  def __init__(self, stage, reason_of):
-    self._stage = stage
-    self._reason_of = reason_of
-
-  def process(self, page):
-    reason = self._reason_of(page)
-    if reason is None:
-      yield page
-    else:
-      Metrics.counter(self._stage, reason).inc()
-      yield beam.pvalue.TaggedOutput(
-        "dropped", {**page, "drop": [self._stage, reason]}
-      )
-
-
-def _filter(pages, stage, reason_of):
-  outputs = pages | stage >> beam.ParDo(_Filter(stage, reason_of)).with_outputs(
-    "dropped", main="kept"
-  )
-  return outputs.kept, outputs.dropped
-
-
-def _newest(element):
-  """Pages of one URL: all but the newest are marked as dropped."""
-  _, pages = element
-  ranked = sorted(pages, key=lambda p: (p["timestamp"], p["id"]), reverse=True)
-  yield ranked[0]
-  for page in ranked[1:]:
-    yield beam.pvalue.TaggedOutput(
-      "dropped", {**page, "drop": ["url_dedup", "older_copy"]}
-    )
-
-
-def _url_dedup(pages):
-  outputs = (
-    pages
-    | "key by url" >> beam.Map(lambda p: (normalize.normalize_url(p["url"]), p))
-    | "group by url" >> beam.GroupByKey()
-    | "url_dedup" >> beam.FlatMap(_newest).with_outputs("dropped", main="kept")
-  )
-  return outputs.kept, outputs.dropped
-
-
-def _lines_of(page):
-  owner = (write.url_hash(normalize.normalize_url(page["url"])), page["id"])
-  for digest in line_dedup.line_hashes(page["text"]):
-    yield digest, owner
-
-
-def _lost_lines(element):
-  digest, owners = element
-  for page_id in line_dedup.lost_lines(owners):
-    yield page_id, digest
-
-
-def _without_lost_lines(element):
-  _, joined = element
-  for page in joined["pages"]:
-    text, num_global, num_local = line_dedup.remove_lines(
-      page["text"], set(joined["lost"])
-    )
-    Metrics.counter("line_dedup", "global_duplicate").inc(num_global)
-    Metrics.counter("line_dedup", "local_duplicate").inc(num_local)
-    if text.strip():
-      yield {**page, "text": text}
-    else:
-      yield beam.pvalue.TaggedOutput(
-        "dropped", {**page, "drop": ["line_dedup", "all_lines_duplicate"]}
-      )
-
-
-def _line_dedup(pages):
-  lost = (
-    pages
-    | "lines" >> beam.FlatMap(_lines_of)
-    | "group by line" >> beam.GroupByKey()
-    | "lost lines" >> beam.FlatMap(_lost_lines)
-  )
-  by_id = pages | "key by id" >> beam.Map(lambda p: (p["id"], p))
-  outputs = (
-    {"pages": by_id, "lost": lost}
-    | "join lines" >> beam.CoGroupByKey()
-    | "line_dedup"
-    >> beam.FlatMap(_without_lost_lines).with_outputs("dropped", main="kept")
-  )
-  return outputs.kept, outputs.dropped
-
-
-def _decision(page):
-  stage, reason = page["drop"] or ("", "")
-  return {
-    "id": page["id"],
-    "url": page["url"],
-    "language": page["language"],
-    "language_probability": page["language_probability"],
-    "outcome": "dropped" if stage else "kept",
-    "stage": stage,
-    "reason": reason,
-  }
-
-
-def _sample_rank(page):
-  return hashlib.sha256(page["id"].encode()).digest(), page["id"]
-
-
-def _add_counts(counts):
-  total = dict.fromkeys(("documents", "words", "characters", "bytes"), 0)
-  for one in counts:
-    for name, number in one.items():
-      total[name] += number
-  return total
-
-
-def build(pipeline, *, staged, output, settings, patterns):
-  """Adds the corpus steps to a pipeline and returns its small results.
+def build(staged, *, output: str, settings: dict, word_lists: dict):
+  """Staged pages -> a written corpus.
 
   Args:
-    pipeline: Beam pipeline.
-    staged: paths of staged pages.
-    output: directory to write to.
-    settings: thresholds and options, a dict that can be pickled.
-    patterns: bad-word pattern a language.
+    staged: PCollection of paths of staged pages.
+    output: directory of the corpus.
+    settings: of `_settings`.
+    word_lists: {ISO 639-3 code: bad words}.
 
   Returns:
-    (((language, split), counts), ((language, stage, reason), pages)) as two
-    PCollections; stage and reason are "" for pages that were kept.
+    Rows of counts of the shards, and of the decisions.
   """
-  languages = settings["languages"]
-  least = settings["min_language_probability"]
 
-  def langid_reason(page):
-    if page["language"] is None:
-      return "undetermined"
-    if page["language_probability"] < least:
-      return "low_confidence"
-    if languages is not None and page["language"] not in languages:
-      return "unlisted_language"
-    return None
+  def language_reason(page):
+    return language.language(
+      page["text"],
+      page["language"],
+      page["language_probability"],
+      languages=settings["languages"],
+      min_probability=settings["min_language_probability"],
+      min_script_share=settings["min_script_share"],
+    )
 
   def page_length_reason(page):
     return length.page_length(
@@ -204,128 +77,83 @@ def build(pipeline, *, staged, output, settings, patterns):
       min_characters=settings["min_long_line_characters"],
     )
 
+  patterns = {
+    code: bad_words.pattern_of(code, words)
+    for code, words in word_lists.items()
+  }
+
   def bad_words_reason(page):
     return bad_words.bad_words(
       page["text"],
-      pattern=patterns.get(page["language"]),
+      patterns.get(registry.get(page["language"]).iso639_3),
       url=normalize.normalize_url(page["url"]),
       keep_one_in=settings["bad_words_keep_one_in"],
     )
 
-  everything = (
-    pipeline
-    | "staged files" >> beam.Create(staged)
-    | "spread files" >> beam.Reshuffle()
-    | "staged pages" >> beam.FlatMap(pages_lib.read_staged)
-  )
-  unread = everything | "dropped on reading" >> beam.Filter(lambda p: p["drop"])
-  pages = everything | "read pages" >> beam.Filter(lambda p: not p["drop"])
+  pages = staged | "staged pages" >> beam.FlatMap(pages_lib.read_staged)
+  unread = pages | "dropped on reading" >> beam.Filter(lambda p: p["drop"])
+  pages = pages | "read" >> beam.Filter(lambda p: not p["drop"])
+  steps = [
+    lambda p: apply.apply(p, "langid", language_reason),
+    lambda p: apply.apply(p, "page_length", page_length_reason),
+    url_dedup.deduplicate,
+    lambda p: apply.apply(p, "line_length", line_length_reason),
+    line_dedup.deduplicate,
+  ]
+  if patterns:
+    steps.append(lambda p: apply.apply(p, "bad_words", bad_words_reason))
   dropped = [unread]
-  for step in (
-    lambda p: _filter(p, "langid", langid_reason),
-    lambda p: _filter(p, "page_length", page_length_reason),
-    _url_dedup,
-    lambda p: _filter(p, "line_length", line_length_reason),
-    _line_dedup,
-    lambda p: _filter(p, "bad_words", bad_words_reason),
-  ):
+  for step in steps:
     pages, gone = step(pages)
     dropped.append(gone)
-  dropped = dropped | "all dropped" >> beam.Flatten()
+  dropped = dropped | "dropped" >> beam.Flatten()
 
-  num_shards, modulus = settings["shards"], settings["validation_modulus"]
-
-  def shard_key(page):
-    url = normalize.normalize_url(page["url"])
-    shard = int.from_bytes(write.url_hash(url)[:4], "little") % num_shards
-    split = write.split_of(url, modulus)
-    return (page["language"], split, shard), page
-
-  written = (
-    pages
-    | "key by shard" >> beam.Map(shard_key)
-    | "group by shard" >> beam.GroupByKey()
-    | "write shards" >> beam.ParDo(write.WriteShard(output, num_shards))
-    | "key counts" >> beam.Map(lambda row: ((row[0], row[1]), row[2]))
-    | "add counts" >> beam.CombinePerKey(_add_counts)
+  written = write.write_shards(
+    pages,
+    output,
+    num_shards=settings["shards"],
+    validation_modulus=settings["validation_modulus"],
   )
-  decisions = (pages, dropped) | "kept and dropped" >> beam.Flatten()
-  _ = (
-    decisions
-    | "decisions" >> beam.Map(_decision)
-    | "key decisions"
-    >> beam.Map(
-      lambda row: (
-        int(hashlib.md5(row["id"].encode()).hexdigest(), 16) % _DECISION_SHARDS,
-        row,
-      )
-    )
-    | "group decisions" >> beam.GroupByKey()
-    | "write decisions" >> beam.ParDo(write.WriteDecisions(output))
+  decided = write.write_decisions(
+    (pages, dropped) | "kept and dropped" >> beam.Flatten(),
+    output,
+    num_shards=settings["shards"],
   )
-  _ = (
-    dropped
-    | "key by reason"
-    >> beam.Map(lambda p: ((write.language_of(p), *p["drop"]), p))
-    | "sample" >> beam.combiners.Top.PerKey(_SAMPLE_SIZE, key=_sample_rank)
-    | "write samples" >> beam.ParDo(write.WriteSample(output))
-  )
-  outcomes = (
-    decisions
-    | "key outcome"
-    >> beam.Map(lambda p: (write.language_of(p), *(p["drop"] or ("", ""))))
-    | "count outcomes" >> beam.combiners.Count.PerElement()
-  )
-  return written, outcomes
+  write.write_samples(dropped, output)
+  return written, decided
 
 
-class _Collect(beam.DoFn):
-  """Writes a small PCollection as one JSON file that the driver reads."""
-
-  def __init__(self, path):
-    self._path = path
-
-  def process(self, rows):
-    with filesystems.FileSystems.create(self._path) as f:
-      f.write(json.dumps(sorted(rows)).encode())
+def _stages(settings: dict) -> list[str]:
+  """Names of the stages that `build` runs, after reading and extraction."""
+  stages = ["read", "extract", "langid", "page_length", url_dedup.STAGE]
+  stages += ["line_length", line_dedup.STAGE]
+  return stages + (["bad_words"] if settings["bad_words"] else [])
 
 
-def _collect(rows, label, path):
-  _ = (
-    rows
-    | f"list {label}" >> beam.combiners.ToList()
-    | f"collect {label}" >> beam.ParDo(_Collect(path))
-  )
+class _Parser(argparse.ArgumentParser):
+  """Raises instead of exiting, so that every mistake is told in one line."""
+
+  def error(self, message):
+    raise corpus.InputError(f"{message}; --help lists the options")
 
 
-def funnel(outcomes) -> dict:
-  """in, kept and dropped per language and stage, from outcome counts."""
-  by_language: dict = {}
-  for (language, stage, reason), number in outcomes:
-    by_language.setdefault(language, []).append((stage, reason, number))
-  result = {}
-  for language, rows in sorted(by_language.items()):
-    remaining = sum(number for _, _, number in rows)
-    stages = {}
-    for stage in STAGES:
-      reasons = {r: n for s, r, n in sorted(rows) if s == stage}
-      kept = remaining - sum(reasons.values())
-      stages[stage] = {"in": remaining, "kept": kept, "dropped": reasons}
-      remaining = kept
-    result[language] = stages
-  return result
-
-
-def _options(arguments: Sequence[str]):
-  parser = argparse.ArgumentParser(
+def _parse(arguments: Sequence[str]):
+  parser = _Parser(
     prog="python -m beam_pipelines.mc4",
-    description=__doc__.split("\n\n")[0],
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
     epilog="Further options are Apache Beam's.",
+    allow_abbrev=False,
   )
   add = parser.add_argument
   add("--input", required=True, help="WARC or WET files: patterns, by comma")
   add("--output", required=True, help="directory of the corpus")
   add("--preset", default="lecture", help="thresholds: lecture or tfds")
+  add(
+    "--min_language_probability",
+    type=float,
+    help="of cld3, instead of the preset's",
+  )
   add(
     "--validation_modulus",
     type=int,
@@ -333,77 +161,82 @@ def _options(arguments: Sequence[str]):
     help="one page in this many is validation (mC4: 1000)",
   )
   add("--shards", type=int, default=1, help="files a language and split")
-  add(
-    "--languages", help="codes to keep, by comma (default: all that cld3 knows)"
-  )
+  add("--languages", help="codes to keep, by comma (default: all of cld3)")
   add("--bad_words", help="directory of word lists named by language (en, …)")
-  return parser.parse_known_args(arguments)
+  options, rest = parser.parse_known_args(arguments)
+  # Beam discards what it does not know, and a misspelt option with it.
+  known = pipeline_options.PipelineOptions([]).get_all_options()
+  given = pipeline_options.PipelineOptions(rest).get_all_options(
+    retain_unknown_options=True
+  )
+  unknown = sorted(set(given) - set(known))
+  unknown += [argument for argument in rest[:1] if argument[:2] != "--"]
+  if unknown:
+    hint = corpus.nearest(unknown[0], [*vars(options), *known])
+    raise corpus.InputError(f"unknown option {unknown[0]!r}{hint}")
+  return options, rest
 
 
-def _check(options) -> tuple[list[str], dict, dict]:
-  """Input files, settings and bad-word patterns, or an InputError."""
+def load_thresholds(preset: str, min_language_probability: float | None):
+  """Thresholds of a preset of thresholds/mc4.json, checked.
+
+  Raises:
+    InputError: if there is no such preset or a threshold is out of range.
+  """
   presets = json.loads(_THRESHOLDS.read_text())
-  if options.preset not in presets:
-    raise InputError(
-      f"unknown preset {options.preset!r}; choose one of {', '.join(presets)}"
+  if preset not in presets:
+    raise corpus.InputError(
+      f"unknown --preset {preset!r}; choose one of {', '.join(presets)}"
     )
+  thresholds = presets[preset]
+  if min_language_probability is not None:
+    thresholds["min_language_probability"] = min_language_probability
+    thresholds["sources"]["min_language_probability"] = "command line"
+  for name in ("min_language_probability", "min_script_share"):
+    if not 0 <= thresholds[name] <= 1:
+      raise corpus.InputError(
+        f"{name} = {thresholds[name]} must be in [0, 1]; correct it"
+      )
+  return thresholds
+
+
+def _settings(options) -> tuple[dict, dict, dict]:
+  """(settings that decide the result, remarks on them, bad-word lists)."""
+  thresholds = load_thresholds(options.preset, options.min_language_probability)
+  remarks = {"thresholds": thresholds.pop("sources")}
   if options.validation_modulus < 2 or options.shards < 1:
-    raise InputError(
+    raise corpus.InputError(
       f"--validation_modulus {options.validation_modulus} must be at least 2 "
       f"and --shards {options.shards} at least 1"
     )
-  files = []
-  for pattern in options.input.split(","):
-    (match,) = filesystems.FileSystems.match([pattern])
-    if not match.metadata_list:
-      raise InputError(f"no file matches --input {pattern!r}; check the path")
-    files += [
-      (metadata.path, metadata.size_in_bytes)
-      for metadata in match.metadata_list
-    ]
   languages = None
   if options.languages:
-    languages = [
-      registry.get(code).code for code in options.languages.split(",")
-    ]
-  thresholds = {
-    k: v for k, v in presets[options.preset].items() if k != "sources"
-  }
+    codes = options.languages.split(",")
+    languages = sorted({registry.get(code).code for code in codes})
+  word_lists, skipped = {}, ()
+  if options.bad_words:
+    word_lists, skipped = bad_words.read_lists(options.bad_words)
+    remarks["bad_words"] = {"files that name no language": skipped}
+  else:
+    remarks["bad_words"] = "stage skipped: no --bad_words directory given"
   settings = {
     **thresholds,
     "preset": options.preset,
     "validation_modulus": options.validation_modulus,
     "shards": options.shards,
     "languages": languages,
-    "bad_words": bool(options.bad_words),
-    "inputs": sorted(files),
+    "bad_words": {
+      code: hashlib.sha256("\n".join(words).encode()).hexdigest()
+      for code, words in word_lists.items()
+    },
+    "part_bytes": _PART_BYTES,
+    "inputs": corpus.find_inputs(options.input),
   }
-  patterns = (
-    bad_words.read_lists(options.bad_words) if options.bad_words else {}
-  )
-  settings["bad_words_languages"] = sorted(patterns)
-  return [path for path, _ in sorted(files)], settings, patterns
+  return settings, remarks, word_lists
 
 
-def _require_same(manifest: pathlib.Path, settings: dict) -> None:
-  """An InputError if the directory belongs to other inputs or options."""
-  found = json.loads(manifest.read_text())["settings"]
-  wanted = json.loads(json.dumps(settings))
-  names = [
-    k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)
-  ]
-  if names:
-    name = names[0]
-    raise InputError(
-      f"{manifest.parent} was begun with {name} = {found.get(name)!r}, not "
-      f"{wanted.get(name)!r}; choose another --output, or remove it"
-    )
-
-
-def _pipeline(beam_arguments):
-  options = pipeline_options.PipelineOptions(
-    beam_arguments, save_main_session=False
-  )
+def _pipeline(beam_arguments: Sequence[str]) -> beam.Pipeline:
+  options = pipeline_options.PipelineOptions(beam_arguments)
   runner = options.view_as(pipeline_options.StandardOptions).runner
   if runner in (None, "DirectRunner"):
     # Beam's own DirectRunner may hand over to one that it must download.
@@ -411,10 +244,38 @@ def _pipeline(beam_arguments):
   return beam.Pipeline(options=options)
 
 
-def _write_json(path: pathlib.Path, value: dict) -> None:
-  partial = path.with_name(path.name + ".partial")
-  partial.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
-  partial.rename(path)
+def _spread_parts(pipeline: beam.Pipeline, settings: dict):
+  """The parts of all inputs, spread over the workers."""
+  part_bytes = settings["part_bytes"]
+  return (
+    pipeline
+    | "input files" >> beam.Create(list(enumerate(settings["inputs"])))
+    | "parts"
+    >> beam.FlatMap(
+      lambda file: pages_lib.parts_of(file[0], *file[1], part_bytes)
+    )
+    | "spread parts" >> beam.Reshuffle()
+  )
+
+
+def _explain_nothing_kept(counts: dict, inputs: Sequence) -> str:
+  """Why a corpus would be empty, and what to do."""
+  funnel = counts["funnel"].values()
+  if sum(f["extract"]["kept"] for f in funnel):
+    return (
+      "no page passed the rules; the table above says why: give more or longer "
+      "pages, or other --languages or thresholds"
+    )
+  path, size = inputs[0]
+  raw = filesystems.CompressionTypes.UNCOMPRESSED
+  with filesystems.FileSystems.open(path, compression_type=raw) as stream:
+    kinds = read.count_types(stream, size)
+  told = ", ".join(f"{number:,} {kind}" for kind, number in kinds.items())
+  return (
+    f"no page of text in the input: {path} holds {told or 'no'} records; give "
+    "HTTP responses of HTML with status 200, or WET conversion records, in "
+    "gzip files or without compression"
+  )
 
 
 def run(arguments: Sequence[str]) -> dict:
@@ -423,97 +284,78 @@ def run(arguments: Sequence[str]) -> dict:
   Raises:
     ValueError: for mistakes in the arguments, or input without any page.
   """
-  options, beam_arguments = _options(arguments)
-  files, settings, patterns = _check(options)
-  output = pathlib.Path(options.output)
-  manifest, counts_file = output / "manifest.json", output / "counts.json"
-  if manifest.exists():
-    _require_same(manifest, settings)
-  if counts_file.exists():
-    counts = json.loads(counts_file.read_text())
-    print(write.table(counts))
-    print(f"The corpus in {output} is finished; nothing to do.")
-    return counts
-  stages = output / "stages"
-  stages.mkdir(parents=True, exist_ok=True)
-  # The manifest comes first: it says whose the half-done work is.
-  _write_json(
-    manifest,
-    {
-      "pipeline": "mc4",
-      "settings": settings,
-      "versions": {"apache-beam": beam.__version__},
-    },
-  )
-  print(f"Reading {len(files)} file(s) into {output}", flush=True)
-  with _pipeline(beam_arguments) as pipeline:
-    _ = (
-      pipeline
-      | "input files" >> beam.Create(files)
-      | "spread inputs" >> beam.Reshuffle()
-      | "read, extract, identify"
-      >> beam.ParDo(pages_lib.StagePages(str(stages)))
-    )
-  staged = [pages_lib.staged_path(str(stages), path) for path in files]
-  print("Filtering, deduplicating and writing", flush=True)
-  unfinished = output / "unfinished"
-  shutil.rmtree(unfinished, ignore_errors=True)
-  unfinished.mkdir()
-  with _pipeline(beam_arguments) as pipeline:
-    written, outcomes = build(
-      pipeline,
-      staged=staged,
-      output=str(unfinished),
-      settings=settings,
-      patterns=patterns,
-    )
-    _collect(written, "counts", str(unfinished / "counts.list"))
-    _collect(outcomes, "outcomes", str(unfinished / "outcomes.list"))
-  return _finish(output, unfinished, stages)
-
-
-def _finish(output, unfinished, stages) -> dict:
-  """Checks the results and moves them to their names; counts.json is last."""
-  written = json.loads((unfinished / "counts.list").read_text())
-  outcomes = json.loads((unfinished / "outcomes.list").read_text())
-  if not written:
-    told = ", ".join(f"{s}.{r} {n}" for (_, s, r), n in outcomes) or "no record"
-    raise InputError(
-      f"no page was kept ({told}); the input needs HTTP responses of HTML, or "
-      "WET conversion records, with text that passes the rules"
-    )
-  languages: dict = {}
-  for (language, split), counts in written:
-    languages.setdefault(language, {})[split] = counts
-  counts = {
+  started = time.monotonic()
+  options, beam_arguments = _parse(arguments)
+  settings, remarks, word_lists = _settings(options)
+  output, inputs = options.output, settings["inputs"]
+  versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+  manifest = {
     "pipeline": "mc4",
-    "languages": {
-      code: languages[code] for code in write.in_table_order(languages)
-    },
-    "stages": list(STAGES),
-    "funnel": funnel(outcomes),
+    "settings": settings,
+    "remarks": remarks,
+    "versions": versions,
+    "beam": beam.__version__,
   }
-  for path in sorted(unfinished.iterdir()):
-    if path.is_dir():
-      target = output / path.name
-      shutil.rmtree(target, ignore_errors=True)
-      path.rename(target)
-  _write_json(output / "counts.json", counts)
-  shutil.rmtree(unfinished)
-  shutil.rmtree(stages)
-  print(write.table(counts))
-  print(f"Corpus: {output}")
+  counts = corpus.claim(output, manifest)
+  stages = corpus.join(output, "stages")
+  if counts is not None:
+    corpus.remove(stages)  # if it was killed after the last file
+    print(f"The corpus in {output} is finished already; nothing to do.")
+    return counts
+
+  part_bytes = settings["part_bytes"]
+  num_parts = sum(
+    len(pages_lib.parts_of(0, *file, part_bytes)) for file in inputs
+  )
+  num_done = len(corpus.match(f"{stages}/pages-*.jsonl.gz"))
+  print(
+    f"Reading {len(inputs)} file(s) in {num_parts} part(s)"
+    + (f", {num_done} of them read before" if num_done else ""),
+    flush=True,
+  )
+  if num_done < num_parts:
+    with _pipeline(beam_arguments) as pipeline:
+      _ = _spread_parts(pipeline, settings) | "read, extract, identify" >> (
+        beam.ParDo(pages_lib.StagePages(stages))
+      )
+  print("Filtering, deduplicating and writing", flush=True)
+  lists = [corpus.join(stages, f"{name}.json") for name in ("shards", "rows")]
+  with _pipeline(beam_arguments) as pipeline:
+    written, decided = build(
+      _spread_parts(pipeline, settings)
+      | "staged files"
+      >> beam.Map(lambda part: pages_lib.staged_path(stages, part)),
+      output=output,
+      settings=settings,
+      word_lists=word_lists,
+    )
+    write.write_list(written, "shards", lists[0])
+    write.write_list(decided, "decisions", lists[1])
+  counts = corpus.count(
+    "mc4", _stages(settings), *(corpus.read_json(path) for path in lists)
+  )
+  print(corpus.table(counts))
+  if not counts["languages"]:
+    raise corpus.InputError(_explain_nothing_kept(counts, inputs))
+  corpus.write_json(corpus.join(output, "counts.json"), counts)
+  corpus.remove(stages)
+  print(f"Corpus: {output}, {time.monotonic() - started:,.0f} seconds")
   return counts
 
 
 def main(arguments: Sequence[str]) -> int:
+  """Exit status: 0, or 2 after one line that says what to do."""
+  logging.getLogger().setLevel(logging.ERROR)
   try:
     run(arguments)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, filesystem.BeamIOError) as error:
     print(f"beam_pipelines.mc4: error: {error}", file=sys.stderr)
     return 2
   return 0
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv[1:]))
+  # Workers import what they run from the module, not from __main__.
+  from beam_pipelines import mc4
+
+  sys.exit(mc4.main(sys.argv[1:]))

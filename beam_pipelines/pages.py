@@ -1,16 +1,17 @@
-"""Stage one: from crawl files to labelled pages, one staged file an input file.
+"""Stage one: from crawl files to labelled pages, staged in parts on disk.
 
-A page is a dict: id ("<file>:<record>"), url, timestamp, text, language (code
-or None), language_probability, and drop (None, or [stage, reason]). Every page
-record of the input gives one, so nothing is lost without a trace.
+A page is a dict: id ("<input>.<byte>.<n>", unique and in order of the input),
+url, timestamp, text, language (code or None), language_probability, and drop
+(None, or [stage, reason]). Every page record of the input gives one, so nothing
+is lost without a trace.
 """
 
 import gzip
-import hashlib
 import json
-import os
 import time
+import uuid
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.io import filesystems
@@ -18,15 +19,29 @@ from apache_beam.metrics import Metrics
 
 from beam_pipelines import extract, langid, read
 
+_RAW = filesystems.CompressionTypes.UNCOMPRESSED
 _REPORT_SECONDS = 5.0
 
 
-def staged_path(stage_directory: str, input_file: str) -> str:
-  """Where the pages of an input file are staged."""
-  digest = hashlib.sha256(input_file.encode()).hexdigest()[:16]
-  return filesystems.FileSystems.join(
-    stage_directory, f"pages-{digest}.jsonl.gz"
-  )
+class Part(NamedTuple):
+  """A byte range of an input file, the unit of work and of restarting."""
+
+  number: int  # of the file in the list of inputs
+  path: str
+  start: int
+  stop: int
+
+
+def parts_of(number: int, path: str, size: int, part_bytes: int) -> list[Part]:
+  """Divides a file of `size` bytes."""
+  starts = range(0, max(size, 1), part_bytes)
+  return [Part(number, path, start, start + part_bytes) for start in starts]
+
+
+def staged_path(directory: str, part: Part) -> str:
+  """Where the pages of a part are staged."""
+  name = f"pages-{part.number:05d}-{part.start:014d}.jsonl.gz"
+  return filesystems.FileSystems.join(directory, name)
 
 
 def page_of_record(record: read.Record, page_id: str) -> dict:
@@ -57,67 +72,64 @@ def page_of_record(record: read.Record, page_id: str) -> dict:
   }
 
 
-def _pages_of_file(input_file: str) -> Iterator[dict]:
-  name = hashlib.sha256(input_file.encode()).hexdigest()[:8]
-  with filesystems.FileSystems.open(
-    input_file,
-    compression_type=filesystems.CompressionTypes.UNCOMPRESSED,
-  ) as stream:
-    for number, record in enumerate(read.read_records(stream)):
-      yield page_of_record(record, f"{name}:{number:08d}")
+def read_pages(part: Part) -> Iterator[dict]:
+  """The pages of a part, dropped ones included."""
+  with filesystems.FileSystems.open(part.path, compression_type=_RAW) as stream:
+    for record in read.read_records(stream, part.start, part.stop):
+      yield page_of_record(record, f"{part.number:05d}.{record.position}")
 
 
 class StagePages(beam.DoFn):
-  """Writes the pages of an input file to its staged file, once.
+  """Writes the pages of a part to its staged file, once.
 
   The staged file gets its name when it is complete, so a run that was killed
-  repeats only the files it was in the middle of.
+  repeats only the parts it was in the middle of.
   """
 
-  def __init__(self, stage_directory: str):
-    self._stage_directory = stage_directory
+  def __init__(self, directory: str):
+    self._directory = directory
 
-  def process(self, input_file: str):
-    path = staged_path(self._stage_directory, input_file)
+  def setup(self):
+    langid.identify("loads the model")
+    self._count = 0
+    self._started = self._reported = time.monotonic()
+
+  def process(self, part: Part):
+    path = staged_path(self._directory, part)
     if not filesystems.FileSystems.exists(path):
-      self._write(input_file, path)
+      # A runner may try a part twice at a time: the names differ.
+      partial = f"{path}.{uuid.uuid4().hex}.partial"
+      with (
+        filesystems.FileSystems.create(partial, compression_type=_RAW) as raw,
+        gzip.GzipFile(
+          fileobj=raw, mode="wb", mtime=0, filename="", compresslevel=1
+        ) as f,
+      ):
+        for page in read_pages(part):
+          self._report(part, page)
+          f.write(json.dumps(page, ensure_ascii=False).encode() + b"\n")
+          stage, reason = page["drop"] or ("extract", "page")
+          Metrics.counter(stage, reason).inc()
+      filesystems.FileSystems.rename([partial], [path])
     yield path
 
-  def _write(self, input_file: str, path: str) -> None:
-    partial = f"{path}.partial"
-    started = reported = time.monotonic()
-    count = 0
-    raw = filesystems.FileSystems.create(
-      partial, compression_type=filesystems.CompressionTypes.UNCOMPRESSED
-    )
-    with (
-      raw,
-      gzip.GzipFile(
-        fileobj=raw, mode="wb", mtime=0, filename="", compresslevel=1
-      ) as f,
-    ):
-      for page in _pages_of_file(input_file):
-        f.write(json.dumps(page, ensure_ascii=False).encode() + b"\n")
-        count += 1
-        reason = page["drop"][1] if page["drop"] else "page"
-        Metrics.counter("read", reason).inc()
-        now = time.monotonic()
-        if now - reported > _REPORT_SECONDS:
-          reported = now
-          rate = count / (now - started)
-          print(
-            f"{os.path.basename(input_file)}: {count:,} records, "
-            f"{rate:,.0f} records/s",
-            flush=True,
-          )
-    filesystems.FileSystems.rename([partial], [path])
+  def _report(self, part: Part, page: dict) -> None:
+    """Prints every few seconds how far this worker is."""
+    self._count += 1
+    now = time.monotonic()
+    if now - self._reported > _REPORT_SECONDS:
+      self._reported = now
+      rate = self._count / (now - self._started)
+      print(
+        f"{self._count:,} pages, {rate:,.0f} pages/s, now at byte "
+        f"{int(page['id'].split('.')[1]):,} of {part.path}",
+        flush=True,
+      )
 
 
 def read_staged(path: str) -> Iterator[dict]:
   """The pages of a staged file."""
-  with filesystems.FileSystems.open(
-    path, compression_type=filesystems.CompressionTypes.UNCOMPRESSED
-  ) as raw:
-    with gzip.open(raw, "rt", encoding="utf-8") as f:
+  with filesystems.FileSystems.open(path, compression_type=_RAW) as raw:
+    with gzip.open(raw, "rt", encoding="utf-8", newline="\n") as f:
       for line in f:
         yield json.loads(line)

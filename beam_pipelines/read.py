@@ -1,12 +1,16 @@
-"""Records of WARC and WET files, robust against broken members.
+"""Reading WARC and WET files that may be damaged.
 
-Crawls store one record a gzip member. Each member is decompressed on its own,
-with a cap, so a broken one costs itself alone: reading goes on at the next gzip
-magic, and what was lost is yielded as a record with a reason.
+A crawl file is a chain of gzip members with one record each (or records
+without compression). Damage in one must not end the file: reading goes on at
+the next place that looks like the start of a record, and what was lost is
+yielded as a record with a reason. Since reading can start at any such place,
+a file is read in byte ranges, which are what is distributed and restarted.
 """
 
 import dataclasses
 import io
+import itertools
+import re
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -14,8 +18,12 @@ from typing import BinaryIO
 from fastwarc import warc
 
 MAX_RECORD_BYTES = 1 << 26  # decompressed; larger pages are not read
+_MAX_HEADER_BYTES = 1 << 16
+_BLOCK = 1 << 16
 _MAGIC = b"\x1f\x8b\x08"
-_BLOCK = 1 << 20
+_VERSION = b"WARC/"
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})\r\n", re.IGNORECASE)
+_HTML_TYPES = ("text/html", "application/xhtml+xml", "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +31,8 @@ class Record:
   """One response, conversion or broken record.
 
   Attributes:
+    position: "<byte>.<n>", where in the file: the n-th record of the gzip
+      member that starts at the byte. Sorts in file order.
     url: target address, "" if it could not be read.
     timestamp: crawl time, ISO 8601 in UTC, "" if none.
     body: HTML bytes, or UTF-8 text of a conversion record.
@@ -31,6 +41,7 @@ class Record:
     reason: why the record gives no page, "" if it does.
   """
 
+  position: str
   url: str
   timestamp: str
   body: bytes
@@ -39,84 +50,159 @@ class Record:
   reason: str
 
 
-def _broken(reason: str) -> Record:
-  return Record("", "", b"", "", False, reason)
+class _Window:
+  """Bytes of a stream from an offset on, read ahead as far as needed."""
+
+  def __init__(self, blocks: Iterator[bytes], offset: int):
+    self._blocks = blocks
+    self.offset = offset
+    self.data = b""
+
+  def fill(self, size: int) -> bool:
+    """Reads ahead to `size` bytes; False if the stream ends before."""
+    parts, length = [self.data], len(self.data)
+    while length < size and (block := next(self._blocks, b"")):
+      parts.append(block)
+      length += len(block)
+    self.data = b"".join(parts)
+    return length >= size
+
+  def drop(self, size: int) -> None:
+    self.data = self.data[size:]
+    self.offset += size
+
+  def seek_marker(self, marker: bytes) -> bool:
+    """Drops bytes up to the next marker; False if there is none."""
+    while (found := self.data.find(marker)) < 0:
+      self.drop(max(0, len(self.data) - len(marker) + 1))
+      if not self.fill(len(self.data) + _BLOCK) and marker not in self.data:
+        self.drop(len(self.data))
+        return False
+    self.drop(found)
+    return True
 
 
-def _members(stream: BinaryIO) -> Iterator[bytes | str]:
-  """Decompressed gzip members; a string is the reason one is missing."""
-  buffer, at_end = b"", False
+def _blocks_of(stream: BinaryIO, start: int) -> Iterator[bytes]:
+  stream.seek(start)
+  return iter(lambda: stream.read(_BLOCK), b"")
 
-  def fill(size):
-    nonlocal buffer, at_end
-    while len(buffer) < size and not at_end:
-      block = stream.read(_BLOCK)
-      at_end = not block
-      buffer += block
 
-  fill(_BLOCK)
-  while buffer:
-    if not buffer.startswith(_MAGIC):
-      found = buffer.find(_MAGIC, 1)
-      if found < 0:
-        buffer = b"" if at_end else buffer[-2:]
-        fill(_BLOCK)
-        if at_end and not buffer.startswith(_MAGIC):
-          return
+def _inflate(window: _Window) -> Iterator[bytes]:
+  """Blocks of the gzip member at the window's start, which moves past it.
+
+  Raises:
+    EOFError: if the file ends inside the member.
+    zlib.error: if the member is damaged.
+  """
+  member = zlib.decompressobj(wbits=31)
+  while not member.eof:
+    window.fill(1)
+    block = member.decompress(window.data, _BLOCK)
+    rest = member.unused_data if member.eof else member.unconsumed_tail
+    if not (block or member.eof or window.data):
+      raise EOFError
+    window.drop(len(window.data) - len(rest))
+    if block:
+      yield block
+
+
+def _starts_record(window: _Window) -> bool:
+  """Whether the gzip member at the window's start begins with a WARC record."""
+  window.fill(_BLOCK)
+  try:
+    head = zlib.decompressobj(wbits=31).decompress(window.data, len(_VERSION))
+  except zlib.error:
+    return False
+  return head == _VERSION
+
+
+def _split(blocks: Iterator[bytes]) -> Iterator[bytes | str]:
+  """Records of decompressed bytes; a string is the reason one is missing."""
+  window = _Window(blocks, 0)
+  while window.fill(1):
+    window.fill(_MAX_HEADER_BYTES)
+    reason, size = "bad_record", 0
+    header_end = window.data.find(b"\r\n\r\n") + 4
+    if window.data.startswith(_VERSION) and header_end > 4:
+      match = _LENGTH.search(window.data, 0, header_end - 2)
+      if match:
+        size = header_end + int(match[1])
+    if size > MAX_RECORD_BYTES:
+      reason = "too_large"
+    elif size and not window.fill(size):
+      reason = "truncated"
+    elif size:
+      # Two line ends, or fewer from careless writers, then the next record.
+      window.fill(size + 4 + len(_VERSION))
+      following = window.data[size : size + 4 + len(_VERSION)].lstrip(b"\r\n")
+      if _VERSION.startswith(following[: len(_VERSION)]):
+        yield window.data[:size]
+        window.drop(size)
+        while window.fill(1) and window.data[0] in b"\r\n":
+          window.drop(1)
         continue
-      buffer = buffer[found:]
-    inflate = zlib.decompressobj(wbits=31)
-    parts, size, consumed, reason = [], 0, b"", ""
-    while not inflate.eof:
-      if not buffer:
-        fill(_BLOCK)
-      if not buffer:
-        reason = "truncated"
-        break
-      try:
-        part = inflate.decompress(buffer, _BLOCK)
-      except zlib.error:
-        reason = "bad_gzip"
-        break
-      consumed += buffer[: len(buffer) - len(inflate.unconsumed_tail)]
-      buffer = inflate.unconsumed_tail
-      size += len(part)
-      if size <= MAX_RECORD_BYTES:
-        parts.append(part)
-      else:
-        # Nothing of it is kept; bytes consumed so far need not be either.
-        parts, consumed = [], b""
-    if reason:
-      # The next record may start inside what this member seemed to hold.
-      rest = (consumed + buffer)[len(_MAGIC) :]
-      found = rest.find(_MAGIC)
-      buffer = rest[found:] if found >= 0 else b""
-      yield reason
-    else:
-      buffer = inflate.unused_data + buffer
-      yield b"".join(parts) if size <= MAX_RECORD_BYTES else "too_large"
-    fill(_BLOCK)
+    yield reason
+    window.drop(1)
+    if window.seek_marker(b"\r\n" + _VERSION):
+      window.drop(2)
 
 
-def _record(record: warc.WarcRecord) -> Record | None:
+def _parse(data: bytes, decode: str) -> warc.WarcRecord | None:
+  records = warc.ArchiveIterator(
+    io.BytesIO(data),
+    warc.WarcRecordType.response | warc.WarcRecordType.conversion,
+    parse_http=True,
+    auto_decode=decode,
+    stream_detect=False,
+  )
+  return next(iter(records), None)
+
+
+def _body(data: bytes, record: warc.WarcRecord) -> bytes:
+  """The payload without transfer and content encoding.
+
+  Raises:
+    OSError: if the payload is not in the encodings that the header names.
+  """
+  try:
+    return record.reader.read()
+  except OSError:
+    # Some crawlers undo the chunks but leave the header that tells of them.
+    plain = _parse(data, "none")
+    if "Content-Encoding" in plain.http_headers:
+      raise
+    return plain.reader.read()
+
+
+def _record(data: bytes, position: str) -> Record | None:
   """What a WARC record holds; None for kinds that carry no page."""
-  is_text = record.record_type == warc.WarcRecordType.conversion
-  if not is_text and record.record_type != warc.WarcRecordType.response:
+  try:
+    record = _parse(data, "all")
+  except OSError:
+    return _broken(position, "bad_record")
+  if record is None:
     return None
+  is_text = record.record_type == warc.WarcRecordType.conversion
   url = record.headers.get("WARC-Target-URI", "").strip("<> ")
   timestamp = record.headers.get("WARC-Date", "")
-  body, charset, reason = record.reader.read(), "", ""
+  body, charset, reason = b"", "", ""
   if not is_text:
     http = record.http_headers
-    status = http.status_code if http else None
     content_type = (record.http_content_type or "").lower()
     charset = record.http_charset or ""
-    if status is None:
+    if http is None:
+      reason = "not_http"
+    elif http.status_code is None:
       reason = "bad_http_header"
-    elif status != 200:
+    elif http.status_code != 200:
       reason = "http_status"
-    elif content_type not in ("text/html", "application/xhtml+xml", ""):
+    elif content_type not in _HTML_TYPES:
       reason = "not_html"
+  if not reason:
+    try:
+      body = _body(data, record)
+    except OSError:
+      reason = "bad_http_encoding"
   if not reason:
     if not url:
       reason = "no_url"
@@ -127,39 +213,109 @@ def _record(record: warc.WarcRecord) -> Record | None:
     elif "WARC-Truncated" in record.headers:
       reason = "truncated"
   return Record(
-    url, timestamp, b"" if reason else body, charset, is_text, reason
+    position, url, timestamp, b"" if reason else body, charset, is_text, reason
   )
 
 
-def _parse(data: BinaryIO) -> Iterator[Record]:
-  types = warc.WarcRecordType.any_type
-  seen = False
-  try:
-    for record in warc.ArchiveIterator(data, types, parse_http=True):
-      seen = True
-      result = _record(record)
-      if result:
-        yield result
-  except Exception:  # fastwarc's exceptions share no base class
-    yield _broken("bad_record")
+def _broken(position: str, reason: str) -> Record:
+  return Record(position, "", "", b"", "", False, reason)
+
+
+def _members(
+  stream: BinaryIO, start: int, stop: int
+) -> Iterator[tuple[int, bytes | str]]:
+  """(offset, record or reason) of the gzip members that start in a range."""
+  window = _Window(_blocks_of(stream, start), start)
+  if start and not _seek_member(window):
     return
-  if not seen:
-    yield _broken("bad_record")
+  # The next range skips what does not start a record, so it is told of here.
+  while window.fill(1) and (window.offset < stop or not _starts_record(window)):
+    offset, blocks, size, reason = window.offset, [], 0, ""
+    member = _inflate(window)
+    try:
+      for block in member:
+        blocks.append(block)
+        size += len(block)
+        if size > MAX_RECORD_BYTES:
+          break
+    except zlib.error:
+      reason = "bad_gzip"
+    except EOFError:
+      reason = "truncated"
+    if not reason:
+      # A whole file in one member does not fit in memory: then `member` goes
+      # on, and damage in it shows when its records are read.
+      records = _split(itertools.chain(blocks, member))
+      while True:
+        try:
+          yield offset, next(records)
+        except StopIteration:
+          break
+        except zlib.error:
+          reason = "bad_gzip"
+          break
+        except EOFError:
+          reason = "truncated"
+          break
+    if reason:
+      yield offset, reason
+      # The next record may start inside what this member seemed to hold.
+      window = _Window(_blocks_of(stream, offset + 1), offset + 1)
+      if not _seek_member(window):
+        return
 
 
-def read_records(stream: BinaryIO) -> Iterator[Record]:
-  """Yields every page record of a WARC or WET stream, broken ones included.
+def _seek_member(window: _Window) -> bool:
+  """Moves to the next gzip member that begins with a record."""
+  while window.seek_marker(_MAGIC):
+    if _starts_record(window):
+      return True
+    window.drop(1)
+  return False
+
+
+def _stored(
+  stream: BinaryIO, start: int, stop: int
+) -> Iterator[tuple[int, bytes | str]]:
+  """(offset of the member, record or reason) of a gzip or plain file."""
+  stream.seek(0)
+  head = stream.read(_BLOCK)
+  if not head.startswith(_VERSION) and _MAGIC in head:
+    yield from _members(stream, start, stop)
+  elif start == 0:
+    for data in _split(_blocks_of(stream, 0)):
+      yield 0, data
+
+
+def read_records(stream: BinaryIO, start: int, stop: int) -> Iterator[Record]:
+  """Yields the page records that start in a byte range, broken ones included.
+
+  Ranges that cover a file give each record once. A file without compression
+  belongs to the range that starts at 0.
 
   Args:
-    stream: bytes of the file as stored, gzip or plain.
+    stream: seekable bytes of the file as stored, gzip or plain.
+    start: first byte of the range.
+    stop: byte after the range.
   """
-  head = stream.read(len(_MAGIC))
-  stream.seek(0)
-  if head != _MAGIC:
-    yield from _parse(stream)
-    return
-  for member in _members(stream):
-    if isinstance(member, str):
-      yield _broken(member)
-    else:
-      yield from _parse(io.BytesIO(member))
+  member, number = -1, 0
+  for offset, data in _stored(stream, start, stop):
+    number = number + 1 if offset == member else 0
+    member = offset
+    position = f"{offset:012d}.{number:09d}"
+    if isinstance(data, str):
+      yield _broken(position, data)
+    elif record := _record(data, position):
+      yield record
+
+
+def count_types(stream: BinaryIO, stop: int) -> dict[str, int]:
+  """Number of records by WARC-Type in the first `stop` bytes of a file."""
+  counts: dict[str, int] = {}
+  for _, data in _stored(stream, 0, stop):
+    kind = "unreadable"
+    if not isinstance(data, str):
+      match = re.search(rb"\r\nwarc-type:[ \t]*([a-z]+)", data, re.IGNORECASE)
+      kind = match[1].decode() if match else "untyped"
+    counts[kind] = counts.get(kind, 0) + 1
+  return counts

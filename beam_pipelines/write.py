@@ -1,5 +1,10 @@
-"""Writing shards, decisions and samples; files are equal for equal input."""
+"""Writing shards, decisions and samples; files are equal for equal input.
 
+Files are written under their last names: a corpus without counts.json is
+unfinished, and the next run writes the same files again.
+"""
+
+import collections
 import gzip
 import hashlib
 import json
@@ -7,64 +12,64 @@ import json
 import apache_beam as beam
 from apache_beam.io import filesystems
 
-from mlm.languages import registry
-from mlm.text import documents, segment
+from mlm.text import documents, normalize, segment
 
 UNDETERMINED = "und"
+_SAMPLE_SIZE = 5
+_DOCUMENT_FIELDS = (
+  "url",
+  "timestamp",
+  "text",
+  "language",
+  "language_probability",
+)
 
 
-def url_hash(url: str) -> bytes:
-  return hashlib.md5(url.encode()).digest()
+def url_hash(page: dict) -> bytes:
+  """MD5 of the normalised URL; "" has one too, for records without."""
+  return hashlib.md5(normalize.normalize_url(page["url"]).encode()).digest()
 
 
 def language_of(page: dict) -> str:
   return page["language"] or UNDETERMINED
 
 
-def split_of(normalized_url: str, validation_modulus: int) -> str:
-  """validation if md5(url) mod modulus == 0, as in mC4 (modulus 1000)."""
-  digest = int.from_bytes(url_hash(normalized_url), "big")
+def split_of(page: dict, validation_modulus: int) -> str:
+  """validation if md5(URL) mod modulus == 0, as in mC4 (modulus 1000)."""
+  digest = int.from_bytes(url_hash(page), "big")
   return "train" if digest % validation_modulus else "validation"
 
 
-def _write_lines(path: str, lines: list[str]) -> None:
-  raw = filesystems.FileSystems.create(
+def shard_of(page: dict, num_shards: int) -> int:
+  # The other end of the hash, so that shards and splits are independent.
+  return int.from_bytes(url_hash(page)[:8], "big") % num_shards
+
+
+def _write_lines(lines: list[str], *path: str) -> None:
+  path = filesystems.FileSystems.join(*path)
+  content = "".join(f"{line}\n" for line in lines).encode()
+  if path.endswith(".gz"):
+    content = gzip.compress(content, mtime=0)
+  with filesystems.FileSystems.create(
     path, compression_type=filesystems.CompressionTypes.UNCOMPRESSED
-  )
-  with raw:
-    if path.endswith(".gz"):
-      # No time and no name in the header: equal content gives equal bytes.
-      with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as f:
-        f.write("".join(f"{line}\n" for line in lines).encode())
-    else:
-      raw.write("".join(f"{line}\n" for line in lines).encode())
+  ) as f:
+    f.write(content)
 
 
-class WriteShard(beam.DoFn):
+class _WriteShard(beam.DoFn):
   """((language, split, shard), pages) -> (language, split, counts)."""
 
-  def __init__(self, directory: str, num_shards: int):
+  def __init__(self, directory, num_shards):
     self._directory = directory
     self._num_shards = num_shards
 
   def process(self, element):
     (language, split, shard), pages = element
-    pages = sorted(pages, key=lambda p: (url_hash(p["url"]), p["id"]))
-    lines, counts = (
-      [],
-      dict.fromkeys(("documents", "words", "characters", "bytes"), 0),
-    )
-    for page in pages:
-      fields = {
-        name: page[name]
-        for name in (
-          "url",
-          "timestamp",
-          "text",
-          "language",
-          "language_probability",
-        )
-      }
+    pages = [page for page in pages if page is not None]
+    counts = collections.Counter(documents=0, words=0, characters=0, bytes=0)
+    lines = []
+    for page in sorted(pages, key=lambda p: (url_hash(p), p["id"])):
+      fields = {name: page[name] for name in _DOCUMENT_FIELDS}
       lines.append(documents.to_json(documents.Document(**fields)))
       text = page["text"]
       counts["documents"] += 1
@@ -72,72 +77,138 @@ class WriteShard(beam.DoFn):
       counts["characters"] += len(text)
       counts["bytes"] += len(text.encode())
     name = f"{split}-{shard:05d}-of-{self._num_shards:05d}.jsonl.gz"
-    path = filesystems.FileSystems.join(self._directory, language, name)
-    _write_lines(path, lines)
-    yield language, split, counts
+    _write_lines(lines, self._directory, language, name)
+    yield language, split, dict(counts)
 
 
-class WriteDecisions(beam.DoFn):
-  """(shard, decision rows) -> nothing; one file a shard."""
+def write_shards(pages, directory, *, num_shards, validation_modulus):
+  """Writes kept pages; every split of a language gets all its shards.
 
-  def __init__(self, directory: str):
+  Returns:
+    Rows (language, split, counts), one for each shard written.
+  """
+
+  def key_of(page):
+    split = split_of(page, validation_modulus)
+    return (page["language"], split, shard_of(page, num_shards)), page
+
+  keyed = pages | "key by shard" >> beam.Map(key_of)
+  # A reader takes a missing shard for a loss: empty ones are written too.
+  markers = (
+    keyed
+    | "splits" >> beam.Map(lambda row: (row[0][0], row[0][1]))
+    | "distinct splits" >> beam.Distinct()
+    | "all shards"
+    >> beam.FlatMap(lambda key: [((*key, n), None) for n in range(num_shards)])
+  )
+  return (
+    (keyed, markers)
+    | "pages and markers" >> beam.Flatten()
+    | "group by shard" >> beam.GroupByKey()
+    | "write shards" >> beam.ParDo(_WriteShard(directory, num_shards))
+  )
+
+
+class _WriteDecisions(beam.DoFn):
+  """((language, shard), pages without text) -> rows of counts."""
+
+  def __init__(self, directory, num_shards):
     self._directory = directory
+    self._num_shards = num_shards
 
   def process(self, element):
-    shard, rows = element
-    rows = sorted(rows, key=lambda row: row["id"])
-    path = filesystems.FileSystems.join(
-      self._directory, "decisions", f"{shard:05d}.jsonl.gz"
+    (language, shard), pages = element
+    lines, counts = [], collections.Counter()
+    lines_removed = [0, 0]
+    for page in sorted(pages, key=lambda p: p["id"]):
+      stage, reason = page["drop"] or ("", "")
+      row = {
+        "url": page["url"],
+        "language": page["language"],
+        "language_probability": page["language_probability"],
+        "outcome": "dropped" if stage else "kept",
+        "stage": stage,
+        "reason": reason,
+      }
+      lines.append(json.dumps(row, ensure_ascii=False))
+      counts[stage, reason] += 1
+      for i, number in enumerate(page["removed_lines"]):
+        lines_removed[i] += number
+    name = f"{language}-{shard:05d}-of-{self._num_shards:05d}.jsonl.gz"
+    _write_lines(lines, self._directory, "decisions", name)
+    yield (
+      language,
+      [[*key, number] for key, number in sorted(counts.items())],
+      lines_removed,
     )
-    _write_lines(path, [json.dumps(row, ensure_ascii=False) for row in rows])
-    yield len(rows)
 
 
-class WriteSample(beam.DoFn):
-  """((language, stage, reason), pages) -> nothing; a file for people to read."""
+def write_decisions(pages, directory, *, num_shards):
+  """Writes what became of each page, kept or dropped.
 
-  def __init__(self, directory: str):
+  Returns:
+    Rows (language, [[stage, reason, pages], …], [lines removed as global, as
+    local duplicates]), one for each file written.
+  """
+
+  def key_of(page):
+    light = {**page, "text": ""}
+    light.setdefault("removed_lines", [0, 0])
+    return (language_of(page), shard_of(page, num_shards)), light
+
+  return (
+    pages
+    | "key decisions" >> beam.Map(key_of)
+    | "group decisions" >> beam.GroupByKey()
+    | "write decisions" >> beam.ParDo(_WriteDecisions(directory, num_shards))
+  )
+
+
+class _WriteSample(beam.DoFn):
+  """((language, stage, reason), pages) -> path, a file for people to read."""
+
+  def __init__(self, directory):
     self._directory = directory
 
   def process(self, element):
     (language, stage, reason), pages = element
+    fields = ("id", "url", "language_probability", "text")
     lines = [
-      json.dumps(
-        {name: page[name] for name in ("url", "language_probability", "text")},
-        ensure_ascii=False,
-      )
+      json.dumps({name: page[name] for name in fields}, ensure_ascii=False)
       for page in sorted(pages, key=lambda p: p["id"])
     ]
-    path = filesystems.FileSystems.join(
-      self._directory, "dropped", language, f"{stage}.{reason}.jsonl"
-    )
-    _write_lines(path, lines)
-    yield path
+    name = f"{stage}.{reason}.jsonl"
+    _write_lines(lines, self._directory, "dropped", language, name)
+    yield name
 
 
-def table(counts: dict) -> str:
-  """Pages in and kept and the reasons for the rest, per language."""
-  lines = [f"{'language':<12}{'pages':>9}{'kept':>9}  dropped"]
+def write_samples(dropped, directory):
+  """Writes a few dropped pages for each language and reason, chosen by hash."""
 
-  def order(code):
-    stages = counts["funnel"][code].values()
-    return -max((stage["in"] for stage in stages), default=0), code
+  def rank(page):
+    return hashlib.sha256(page["id"].encode()).digest()
 
-  for code in sorted(counts["funnel"], key=order):
-    funnel = counts["funnel"][code]
-    pages = max(stage["in"] for stage in funnel.values())
-    kept = sum(
-      split["documents"] for split in counts["languages"].get(code, {}).values()
-    )
-    reasons = {
-      f"{stage}.{reason}": number
-      for stage, numbers in funnel.items()
-      for reason, number in numbers["dropped"].items()
-    }
-    told = ", ".join(f"{name} {number:,}" for name, number in reasons.items())
-    lines.append(f"{code:<12}{pages:>9,}{kept:>9,}  {told}")
-  return "\n".join(lines)
+  return (
+    dropped
+    | "key by reason" >> beam.Map(lambda p: ((language_of(p), *p["drop"]), p))
+    | "sample" >> beam.combiners.Top.PerKey(_SAMPLE_SIZE, key=rank)
+    | "write samples" >> beam.ParDo(_WriteSample(directory))
+  )
 
 
-def in_table_order(codes) -> list[str]:
-  return sorted(codes, key=registry.index)
+class _WriteList(beam.DoFn):
+  def __init__(self, path):
+    self._path = path
+
+  def process(self, rows):
+    _write_lines([json.dumps(rows)], self._path)
+    yield self._path
+
+
+def write_list(rows, label: str, path: str):
+  """Writes a small PCollection as one JSON list, for the driver to read."""
+  return (
+    rows
+    | f"list {label}" >> beam.combiners.ToList()
+    | f"write list of {label}" >> beam.ParDo(_WriteList(path))
+  )

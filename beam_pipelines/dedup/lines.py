@@ -8,7 +8,12 @@ smallest hash, so no site is favoured. Source: TensorFlow Datasets, c4_utils
 import hashlib
 from collections.abc import Iterable, Iterator, Set
 
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
 from mlm.text import normalize
+
+STAGE = "line_dedup"
 
 
 def line_hash(line: str) -> bytes:
@@ -20,13 +25,15 @@ def line_hashes(text: str) -> set[bytes]:
   return {line_hash(line) for line in text.split("\n") if line.strip()}
 
 
-def lost_lines(
-  owners: Iterable[tuple[bytes, str]],
-) -> Iterator[str]:
-  """Pages that lose a line, given all (URL hash, page id) that have it."""
-  candidates = sorted(set(owners))
-  for _, page in candidates[1:]:
-    yield page
+def lost_lines(owners: Iterable[tuple[bytes, str]]) -> Iterator[str]:
+  """Pages that lose a line, given all (URL hash, page id) that have it.
+
+  Reads `owners` twice and keeps none: a line may be on any number of pages.
+  """
+  winner = min(owners)
+  for owner in owners:
+    if owner != winner:
+      yield owner[1]
 
 
 def remove_lines(text: str, lost: Set[bytes]) -> tuple[str, int, int]:
@@ -46,3 +53,49 @@ def remove_lines(text: str, lost: Set[bytes]) -> tuple[str, int, int]:
       seen.add(digest)
       kept.append(line)
   return "\n".join(kept), num_global, num_local
+
+
+def _lines_of(page):
+  url = normalize.normalize_url(page["url"]).encode()
+  owner = (hashlib.md5(url).digest(), page["id"])
+  for digest in line_hashes(page["text"]):
+    yield digest, owner
+
+
+def _lost_of(element):
+  digest, owners = element
+  for page_id in lost_lines(owners):
+    yield page_id, digest
+
+
+def _without_lost(element):
+  _, joined = element
+  (page,) = joined["pages"]
+  text, num_global, num_local = remove_lines(page["text"], set(joined["lost"]))
+  Metrics.counter(STAGE, "global_duplicate").inc(num_global)
+  Metrics.counter(STAGE, "local_duplicate").inc(num_local)
+  page = {**page, "removed_lines": [num_global, num_local]}
+  if text:
+    yield {**page, "text": text}
+  else:
+    Metrics.counter(STAGE, "all_lines_duplicate").inc()
+    yield beam.pvalue.TaggedOutput(
+      "dropped", {**page, "drop": [STAGE, "all_lines_duplicate"]}
+    )
+
+
+def deduplicate(pages):
+  """Pages -> (pages without duplicate lines, pages with no other lines)."""
+  lost = (
+    pages
+    | "lines" >> beam.FlatMap(_lines_of)
+    | "group by line" >> beam.GroupByKey()
+    | "lost lines" >> beam.FlatMap(_lost_of)
+  )
+  by_id = pages | "key by id" >> beam.Map(lambda page: (page["id"], page))
+  outputs = (
+    {"pages": by_id, "lost": lost}
+    | "join lines" >> beam.CoGroupByKey()
+    | STAGE >> beam.FlatMap(_without_lost).with_outputs("dropped", main="kept")
+  )
+  return outputs.kept, outputs.dropped

@@ -1,120 +1,79 @@
-"""The mC4 pipeline on small WARCs made here: rules, accounting, restarts."""
+"""The mC4 pipeline on small crawls made here: accounting, restarts, errors."""
 
+import collections
 import gzip
-import io
 import json
 import os
 import pathlib
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
-from beam_pipelines import mc4, read
-from beam_pipelines.dedup import lines as line_dedup
-from beam_pipelines.filters import bad_words, length
-from mlm.text import documents, normalize
+from beam_pipelines import mc4
+from mlm.text import documents, segment
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-# One sentence a language, repeated with numbers to make long lines.
-SENTENCES = {
-  "eng_Latn": "The old baker opens the door of the shop at dawn on day {}. ",
-  "rus_Cyrl": "Старый пекарь открывает дверь лавки на рассвете дня {}. ",
-  "ell_Grek": "Ο γέρος φούρναρης ανοίγει την πόρτα το πρωί της ημέρας {}. ",
-  "hin_Deva": "बूढ़ा नानबाई दिन {} की सुबह अपनी दुकान का दरवाज़ा खोलता है। ",
-  "tha_Thai": "คนทำขนมปังชราเปิดประตูร้านตอนเช้าตรู่ของวันที่ {} ทุกวัน ",
-  "heb_Hebr": "האופה הזקן פותח את דלת החנות עם שחר ביום {}. ",
-  "kor_Hang": "늙은 제빵사는 {}일 새벽에 가게 문을 열고 빵을 굽는다. ",
-}
+NUM_PAGES = 3  # good pages a language
 
 
-def _paragraphs(code, page, count=4):
-  return [
-    "".join(SENTENCES[code].format(1000 * page + 10 * p + i) for i in range(8))
-    for p in range(count)
+@pytest.fixture
+def records(crawl):
+  """Good pages in ten languages, and what becomes of each bad one."""
+  page, lines = crawl.html_page, crawl.paragraphs
+  good = {
+    f"http://{code[:3]}.example/{n}": page(lines(code, n))
+    for code in crawl.SENTENCES
+    for n in range(NUM_PAGES)
+  }
+  english = page(lines("eng_Latn", 50))
+  wide = [
+    line.replace(".", ". Grubblefrotz!") for line in lines("eng_Latn", 60)
   ]
-
-
-def _html(paragraphs):
-  body = "".join(f"<p>{p}</p>" for p in paragraphs)
-  return f"<html><body><main><article>{body}</article></main></body></html>"
-
-
-def _record(
-  url,
-  payload,
-  date="2026-05-01T00:00:00Z",
-  status="200 OK",
-  content_type="text/html; charset=utf-8",
-):
-  http = (
-    f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n\r\n".encode()
-    + payload
-  )
-  head = (
-    "WARC/1.0\r\nWARC-Type: response\r\n"
-    f"WARC-Target-URI: {url}\r\nWARC-Date: {date}\r\n"
-    f"WARC-Record-ID: <urn:uuid:{abs(hash((url, date))):032x}>\r\n"
-    "Content-Type: application/http; msgtype=response\r\n"
-    f"Content-Length: {len(http)}\r\n\r\n"
-  ).encode()
-  return gzip.compress(head + http + b"\r\n\r\n", mtime=0)
-
-
-def _pages():
-  """(url, html, extra arguments): good pages and each kind of bad one."""
-  pages = [
-    (f"http://{code[:3]}.example/{n}", _html(_paragraphs(code, n)), {})
-    for code in SENTENCES
-    for n in range(3)
-  ]
-  english = _paragraphs("eng_Latn", 50)
-  pages += [
-    ("http://a.example/old/", _html(english), {}),
-    (
+  r = crawl.response
+  records = [r(url, html) for url, html in good.items()]
+  records += [
+    r("http://a.example/old/", english),
+    r(
       "https://www.a.example/old?utm_source=x",
-      _html(english),
-      {"date": "2026-06-01T00:00:00Z"},
+      english,
+      date="2024-06-01T00:00:00Z",
     ),
-    ("http://copy.example/", _html(english), {}),
-    ("http://short.example/", _html(["The cat sat on the mat today."]), {}),
-    ("http://gone.example/", "<p>no</p>", {"status": "404 Not Found"}),
-    ("http://image.example/", "\x89PNG", {"content_type": "image/png"}),
-    ("http://empty.example/", "<html><body></body></html>", {}),
-    (
-      "http://bad.example/",
-      _html([p + "grubblefrotz." for p in _paragraphs("eng_Latn", 60)]),
-      {},
-    ),
+    r("http://copy.example/", english),
+    r("http://short.example/", page(["The cat sat on the mat today."] * 3)),
+    r("http://tibetan.example/", page(["རྫོང་ཁ་ནི་འབྲུག་ཡུལ་གྱི " * 20] * 3)),
+    r("http://digits.example/", page(["1 234 567"])),
+    r("http://gone.example/", "<p>no</p>", status="404 Not Found"),
+    r("http://image.example/", b"\x89PNG", content_type="image/png"),
+    r("http://empty.example/", "<html><body></body></html>"),
+    r("http://bad.example/", page(wide)),
+    crawl.record("warcinfo", "", b"software: test"),
   ]
-  return pages
+  return records
 
 
-def _warc(path, pages):
-  with open(path, "wb") as f:
-    for url, html, extra in pages:
-      f.write(_record(url, html.encode(), **extra))
-  return path
-
-
-@pytest.fixture(scope="module")
-def crawl(tmp_path_factory):
-  return _warc(tmp_path_factory.mktemp("crawl") / "crawl.warc.gz", _pages())
-
-
-@pytest.fixture(scope="module")
-def word_lists(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("words")
+@pytest.fixture
+def word_lists(tmp_path):
+  folder = tmp_path / "words"
+  folder.mkdir()
   (folder / "en").write_text("grubblefrotz\n")
   return folder
 
 
-def _arguments(crawl, output, word_lists, *more):
+@pytest.fixture
+def warc(crawl, records, tmp_path):
+  path = tmp_path / "crawl.warc.gz"
+  path.write_bytes(crawl.archive(records))
+  return path
+
+
+def arguments(warc, output, word_lists, *more):
   return [
-    f"--input={crawl}",
+    f"--input={warc}",
     f"--output={output}",
     "--validation_modulus=3",
     f"--bad_words={word_lists}",
@@ -122,14 +81,21 @@ def _arguments(crawl, output, word_lists, *more):
   ]
 
 
-@pytest.fixture(scope="module")
-def corpus(crawl, word_lists, tmp_path_factory):
-  output = tmp_path_factory.mktemp("built") / "corpus"
-  mc4.run(_arguments(crawl, output, word_lists))
-  return output
+@pytest.fixture
+def corpus(warc, word_lists, tmp_path, monkeypatch):
+  """A finished corpus; made while every network address is refused."""
+
+  def refuse(*args, **kwargs):
+    raise AssertionError(f"network use: {args}")
+
+  with monkeypatch.context() as m:
+    m.setattr(socket.socket, "connect", refuse)
+    m.setattr(socket, "getaddrinfo", refuse)
+    mc4.run(arguments(warc, tmp_path / "corpus", word_lists))
+  return tmp_path / "corpus"
 
 
-def _tree(corpus):
+def tree(corpus):
   return {
     str(path.relative_to(corpus)): path.read_bytes()
     for path in sorted(corpus.rglob("*"))
@@ -137,236 +103,267 @@ def _tree(corpus):
   }
 
 
-def _decisions(corpus):
+def decisions(corpus):
   rows = []
-  for path in sorted((corpus / "decisions").iterdir()):
-    with gzip.open(path, "rt") as f:
+  for path in sorted((corpus / "decisions").glob("*.jsonl.gz")):
+    with gzip.open(path, "rt", encoding="utf-8") as f:
       rows += [json.loads(line) for line in f]
   return rows
 
 
-def test_every_record_has_one_decision_with_its_reason(corpus):
-  rows = _decisions(corpus)
-  assert sorted(r["url"] for r in rows) == sorted(u for u, _, _ in _pages())
+def test_a_corpus_from_end_to_end(corpus, crawl, records, capsys):
+  """One build, many questions: building takes seconds."""
+  counts = documents.read_counts(corpus)
+  rows = decisions(corpus)
+
+  # Every page record has one decision, in the fields of the contract.
+  assert len(rows) == len(records) - 1
+  assert set(rows[0]) == {
+    *("url", "language", "language_probability"),
+    *("outcome", "stage", "reason"),
+  }
   reason = {r["url"]: f"{r['stage']}.{r['reason']}" for r in rows}
   assert reason["http://gone.example/"] == "read.http_status"
   assert reason["http://image.example/"] == "read.not_html"
   assert reason["http://empty.example/"] == "extract.empty"
+  assert reason["http://digits.example/"] == "langid.undetermined"
+  assert reason["http://tibetan.example/"].startswith("langid.")
+  assert reason["http://short.example/"] == "line_length.short_lines"
   assert reason["http://a.example/old/"] == "url_dedup.older_copy"
   assert reason["http://bad.example/"] == "bad_words.bad_word"
-  assert reason["http://short.example/"].startswith(("line_length", "langid"))
   copies = ["https://www.a.example/old?utm_source=x", "http://copy.example/"]
   assert sorted(reason[u] for u in copies) == [
     ".",
     "line_dedup.all_lines_duplicate",
   ]
-  for code in SENTENCES:
-    assert reason[f"http://{code[:3]}.example/0"] == "."
+  for code in crawl.SENTENCES:
+    for n in range(NUM_PAGES):
+      assert reason[f"http://{code[:3]}.example/{n}"] == "."
 
-
-def test_counts_equal_a_recount_of_the_shards(corpus):
-  counts = documents.read_counts(corpus)
-  assert set(counts["languages"]) == set(SENTENCES)
+  # Counts are a recount of the shards, and the text is what was crawled.
+  assert set(counts["languages"]) == set(crawl.SENTENCES)
+  num_documents = 0
   for code, splits in counts["languages"].items():
+    texts = {}
     for split, expected in splits.items():
       docs = list(documents.read_documents(corpus, code, split))
-      assert expected["documents"] == len(docs)
-      assert expected["characters"] == sum(len(d.text) for d in docs)
-      assert expected["bytes"] == sum(len(d.text.encode()) for d in docs)
+      assert expected == {
+        "documents": len(docs),
+        "words": sum(segment.num_words(d.text, code) for d in docs),
+        "characters": sum(len(d.text) for d in docs),
+        "bytes": sum(len(d.text.encode()) for d in docs),
+      }
       assert all(d.language == code for d in docs)
+      num_documents += len(docs)
+      texts |= {d.url: d.text for d in docs}
+    for n in range(NUM_PAGES):
+      text = texts[f"http://{code[:3]}.example/{n}"]
+      assert text.split("\n") == crawl.paragraphs(code, n)
+  assert num_documents == sum(r["outcome"] == "kept" for r in rows)
 
-
-def test_funnel_adds_up_and_ends_at_what_is_kept(corpus):
-  counts = documents.read_counts(corpus)
-  total = 0
+  # The funnel adds up, stage by stage and with the decisions.
+  dropped = collections.Counter()
   for code, stages in counts["funnel"].items():
-    previous = None
-    for name in counts["stages"]:
-      row = stages[name]
+    assert list(stages) == counts["stages"]
+    remaining = next(iter(stages.values()))["in"]
+    for name, row in stages.items():
+      assert row["in"] == remaining
       assert row["in"] == row["kept"] + sum(row["dropped"].values())
-      assert previous is None or row["in"] == previous
-      previous = row["kept"]
-    total += stages[counts["stages"][0]]["in"]
+      remaining = row["kept"]
+      for why, number in row["dropped"].items():
+        dropped[code, f"{name}.{why}"] += number
     kept = counts["languages"].get(code, {}).values()
-    assert previous == sum(split["documents"] for split in kept)
-  assert total == len(_pages())
+    assert remaining == sum(split["documents"] for split in kept)
+  assert dropped == collections.Counter(
+    (r["language"] or "und", f"{r['stage']}.{r['reason']}")
+    for r in rows
+    if r["outcome"] == "dropped"
+  )
+
+  # Dropped pages can be read, the manifest is complete, nothing is left over.
+  sample = corpus / "dropped" / "eng_Latn" / "bad_words.bad_word.jsonl"
+  assert "Grubblefrotz" in json.loads(sample.read_text())["text"]
+  manifest = json.loads((corpus / "manifest.json").read_text())
+  assert manifest["settings"]["min_language_probability"] == 0.7
+  assert "resiliparse" in manifest["versions"]
+  names = {path.name for path in corpus.iterdir()}
+  assert names == {
+    *("manifest.json", "counts.json", "decisions", "dropped"),
+    *crawl.SENTENCES,
+  }
 
 
-def test_dropped_samples_can_be_read(corpus):
-  path = corpus / "dropped" / "eng_Latn" / "bad_words.bad_word.jsonl"
-  assert "grubblefrotz" in json.loads(path.read_text())["text"]
-
-
-def test_the_same_input_gives_the_same_bytes(
-  corpus, crawl, word_lists, tmp_path
+def test_equal_input_gives_equal_bytes_and_a_finished_corpus_stays(
+  corpus, warc, word_lists, tmp_path, monkeypatch, capsys
 ):
-  mc4.run(_arguments(crawl, tmp_path / "again", word_lists))
-  assert _tree(tmp_path / "again") == _tree(corpus)
+  moved = tmp_path / "elsewhere"
+  moved.mkdir()
+  shutil.copy(warc, moved / "c.warc.gz")
+  monkeypatch.setattr(mc4, "_PART_BYTES", 2000)
+  mc4.run(arguments(moved / "c.warc.gz", tmp_path / "again", word_lists))
+  assert tree(tmp_path / "again") == tree(corpus)
+  monkeypatch.undo()
 
-
-def test_a_finished_corpus_is_left_alone_and_another_refused(
-  corpus, crawl, word_lists, capsys
-):
   before = {p: p.stat().st_mtime_ns for p in corpus.rglob("*")}
-  mc4.run(_arguments(crawl, corpus, word_lists))
-  assert {p: p.stat().st_mtime_ns for p in corpus.rglob("*")} == before
   capsys.readouterr()
-  arguments = _arguments(crawl, corpus, word_lists, "--preset=tfds")
-  assert mc4.main(arguments) == 2
-  assert "was begun with" in capsys.readouterr().err
+  mc4.run(arguments(warc, corpus, word_lists))
+  assert "finished already" in capsys.readouterr().out
+  assert {p: p.stat().st_mtime_ns for p in corpus.rglob("*")} == before
+  # Killed just after counts.json was written.
+  (corpus / "stages").mkdir()
+  (corpus / "stages" / "pages-00000-00000000000000.jsonl.gz").touch()
+  mc4.run(arguments(warc, corpus, word_lists))
+  assert not (corpus / "stages").exists()
+  other = arguments(warc, corpus, word_lists, "--preset=tfds")
+  assert mc4.main(other) == 2
+  assert "was made with min_language_probability = 0.7, not 0.95" in (
+    capsys.readouterr().err
+  )
 
 
-@pytest.mark.parametrize("seconds", [3.0, 4.5])
-def test_killed_and_started_again_gives_the_same_corpus(
-  corpus, crawl, word_lists, tmp_path, seconds
+def test_shards_share_out_the_pages(warc, tmp_path):
+  """Without word lists the stage is left out; all shards are there."""
+  output = tmp_path / "corpus"
+  counts = mc4.run(
+    [
+      f"--input={warc}",
+      f"--output={output}",
+      "--validation_modulus=1000",
+      "--shards=3",
+      "--languages=tha_Thai,kor_Hang",
+    ]
+  )
+  assert set(counts["languages"]) == {"tha_Thai", "kor_Hang"}
+  assert "bad_words" not in counts["stages"]
+  assert counts["funnel"]["hin_Deva"]["langid"]["dropped"] == {
+    "unlisted_language": NUM_PAGES
+  }
+  manifest = json.loads((output / "manifest.json").read_text())
+  assert "skipped" in manifest["remarks"]["bad_words"]
+  for code in ("tha_Thai", "kor_Hang"):
+    assert len(list((output / code).glob("train-*-of-00003.jsonl.gz"))) == 3
+    found = list(documents.read_documents(output, code, "train"))
+    assert len({d.url for d in found}) == NUM_PAGES
+
+
+def test_wet_text_and_cut_files_are_read(crawl, tmp_path):
+  records = [
+    crawl.record(
+      "conversion",
+      f"http://{code[:3]}.example/",
+      "\n".join(crawl.paragraphs(code, 1)).encode(),
+      content_type="text/plain",
+    )
+    for code in crawl.SENTENCES
+  ]
+  path = tmp_path / "c.wet.gz"
+  path.write_bytes(crawl.archive(records)[:-30])
+  output = tmp_path / "corpus"
+  counts = mc4.run(
+    [f"--input={path}", f"--output={output}", "--validation_modulus=1000"]
+  )
+  *whole, cut = crawl.SENTENCES
+  assert set(counts["languages"]) == set(whole)
+  assert counts["funnel"]["und"]["read"]["dropped"] == {"truncated": 1}
+  for code in whole:
+    (doc,) = documents.read_documents(output, code, "train")
+    assert doc.text.split("\n") == crawl.paragraphs(code, 1)
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_corpus(
+  corpus, warc, word_lists, tmp_path
 ):
+  """Workers get everything by pickle, as on a cluster."""
+  options = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+  output = tmp_path / "several"
+  mc4.run(arguments(warc, output, word_lists, *options))
+  assert tree(output) == tree(corpus)
+
+
+def _kill_when(command, is_time):
+  process = subprocess.Popen(
+    command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+  )
+  while process.poll() is None and not is_time():
+    time.sleep(0.002)
+  os.kill(process.pid, signal.SIGKILL)
+  process.wait()
+
+
+def test_killed_twice_and_started_again(crawl, records, word_lists, tmp_path):
+  """In the middle of reading, then of writing; parts are not read again."""
+  inputs = tmp_path / "inputs"
+  inputs.mkdir()
+  for n, record in enumerate(records):
+    (inputs / f"{n:02d}.warc.gz").write_bytes(crawl.archive([record]))
+  clean, killed = tmp_path / "clean", tmp_path / "killed"
+  mc4.run(arguments(f"{inputs}/*", clean, word_lists))
   command = [
     sys.executable,
     "-m",
     "beam_pipelines.mc4",
-    *_arguments(crawl, tmp_path / "killed", word_lists),
+    *arguments(f"{inputs}/*", killed, word_lists),
   ]
-  process = subprocess.Popen(
-    command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+
+  def staged():
+    paths = (killed / "stages").glob("pages-*.jsonl.gz")
+    return {p.name: p.stat().st_mtime_ns for p in paths}
+
+  _kill_when(command, lambda: len(staged()) >= 3)
+  first = staged()
+  assert 3 <= len(first)
+  assert not (killed / "counts.json").exists()
+  _kill_when(command, lambda: list(killed.glob("*_*/train-*.jsonl.gz")))
+  second = staged()
+  assert second.items() >= first.items()
+  result = subprocess.run(
+    command, cwd=ROOT, check=True, capture_output=True, text=True
   )
-  time.sleep(seconds)
-  os.kill(process.pid, signal.SIGKILL)
-  process.wait()
-  subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-  assert _tree(tmp_path / "killed") == _tree(corpus)
+  assert tree(killed) == tree(clean)
+  if len(second) == len(records):  # it was not too fast for the second kill
+    assert f"{len(records)} of them read before" in result.stdout
 
 
-def _error(capsys, *arguments):
-  assert mc4.main([*arguments]) == 2
-  message = capsys.readouterr().err.strip().split("\n")[-1]
-  assert message.startswith("beam_pipelines.mc4: error:")
+def error_of(capsys, *arguments):
+  assert mc4.main(arguments) == 2
+  lines = capsys.readouterr().err.strip().split("\n")
+  assert len(lines) == 1
+  prefix, _, message = lines[0].partition("error: ")
+  assert prefix == "beam_pipelines.mc4: "
   return message
 
 
-def test_mistakes_are_one_line_errors(capsys, crawl, tmp_path):
-  out = f"--output={tmp_path / 'c'}"
-  good = (f"--input={crawl}", out)
-  modulus = "--validation_modulus=3"
-  assert "no file matches" in _error(capsys, "--input=/no/x.gz", out, modulus)
-  assert "unknown preset" in _error(capsys, *good, modulus, "--preset=best")
-  assert "swh_Latn" in _error(capsys, *good, modulus, "--languages=swh_Latin")
-  assert "at least 2" in _error(capsys, *good, "--validation_modulus=0")
-  assert "does not exist" in _error(capsys, *good, modulus, "--bad_words=/no")
-  assert not (tmp_path / "c").exists()
+def test_mistakes_are_told_in_one_line_before_any_work(capsys, warc, tmp_path):
+  output = tmp_path / "corpus"
+  good = (f"--input={warc}", f"--output={output}", "--validation_modulus=3")
+  for wrong, told in {
+    "--input=/no/x*.gz": "no file matches --input '/no/x*.gz'",
+    "--preset=best": "choose one of lecture, tfds",
+    "--languages=swh_Latin": "swh_Latn",
+    "--langauges=swh_Latn": "did you mean languages",
+    "--validation_modulus=0": "at least 2",
+    "--validation_modulus=many": "invalid int value: 'many'",
+    "--shards=0": "at least 1",
+    "--min_language_probability=70": "must be in [0, 1]",
+    "--bad_words=/no": "is not a directory",
+    "stray": "unknown option 'stray'",
+    f"--output={warc}/corpus": "cannot write to --output",
+    f"--output={tmp_path}": "choose an empty directory",
+  }.items():
+    assert told in error_of(capsys, *good, wrong), wrong
+  assert "--output" in error_of(capsys, f"--input={warc}")
+  assert not output.exists()
 
 
-def test_a_crawl_without_pages_says_what_it_held(capsys, tmp_path):
-  path = _warc(
-    tmp_path / "images.warc.gz",
-    [("http://i.example/", "x", {"content_type": "image/png"})],
-  )
-  message = _error(
-    capsys,
-    f"--input={path}",
-    f"--output={tmp_path / 'c'}",
-    "--validation_modulus=3",
-  )
-  assert "read.not_html 1" in message
-  assert not (tmp_path / "c" / "counts.json").exists()
-
-
-def test_a_truncated_last_record_costs_itself_alone(crawl):
-  data = crawl.read_bytes()
-  whole = list(read.read_records(io.BytesIO(data)))
-  cut = list(read.read_records(io.BytesIO(data[:-40])))
-  assert [r.url for r in cut[:-1]] == [r.url for r in whole[:-1]]
-  assert cut[-1].reason == "truncated"
-
-
-def test_a_broken_member_hides_no_other():
-  members = [
-    _record(f"http://{n}.example/", _html(_paragraphs("eng_Latn", n)).encode())
-    for n in range(5)
-  ]
-  broken = bytearray(members[2])
-  broken[60:90] = bytes(30)
-  data = b"".join([*members[:2], bytes(broken), *members[3:]])
-  records = list(read.read_records(io.BytesIO(data)))
-  urls = [r.url for r in records if not r.reason]
-  assert urls == [f"http://{n}.example/" for n in (0, 1, 3, 4)]
-  assert [r.reason for r in records if r.reason] == ["bad_gzip"]
-
-
-def test_random_bit_flips_never_raise(crawl):
-  import random
-
-  data = crawl.read_bytes()
-  rng = random.Random(0)
-  for _ in range(20):
-    flipped = bytearray(data)
-    for _ in range(5):
-      flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    assert len(list(read.read_records(io.BytesIO(bytes(flipped))))) >= 20
-
-
-def test_wet_records_are_read_as_text():
-  text = SENTENCES["heb_Hebr"].encode()
-  record = (
-    b"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://w.example/"
-    b"\r\nWARC-Date: 2026-05-01T00:00:00Z\r\nContent-Type: text/plain\r\n"
-    + f"Content-Length: {len(text)}\r\n\r\n".encode()
-    + text
-    + b"\r\n\r\n"
-  )
-  for data in (record, gzip.compress(record)):
-    (got,) = read.read_records(io.BytesIO(data))
-    assert (got.url, got.body, got.is_text) == ("http://w.example/", text, True)
-
-
-@pytest.mark.parametrize(
-  "url, expected",
-  [
-    ("http://www.a.example/b/", "a.example/b"),
-    ("https://a.example/b?utm_source=c", "a.example/b"),
-    ("https://a.example/b?id=3", "a.example/b?id=3"),
-    ("http://a.example/b?ref=c&d", "a.example/b"),
-  ],
-)
-def test_urls_are_normalised(url, expected):
-  assert normalize.normalize_url(url) == expected
-
-
-def test_line_length_rule_needs_three_lines_of_200_characters():
-  rule = {"min_lines": 3, "min_characters": 200}
-  good = "\n".join(["ሀ" * 200] * 3 + ["short"])
-  assert length.long_lines(good, **rule) is None
-  assert length.long_lines(good.replace("ሀ" * 200, "ሀ" * 199, 1), **rule)
-  assert length.long_lines("ሀ" * 2000, **rule) == "few_lines"
-
-
-def test_page_length_rule():
-  assert length.page_length("字" * 190_000, max_characters=190_000) is None
-  assert (
-    length.page_length("字" * 190_001, max_characters=190_000) == "too_long"
-  )
-  assert length.page_length(" \n", max_characters=5) == "empty"
-
-
-def test_bad_words_need_word_boundaries_but_in_unspaced_scripts(tmp_path):
-  (tmp_path / "en").write_text("frotz\n")
-  (tmp_path / "zh").write_text("坏词\n")
-  patterns = bad_words.read_lists(str(tmp_path))
-
-  def drops(code, text):
-    return bad_words.bad_words(
-      text, pattern=patterns.get(code), url="u", keep_one_in=1000
-    )
-
-  assert drops("eng_Latn", "such Frotz!") == "bad_word"
-  assert drops("eng_Latn", "defrotzing") is None
-  assert drops("zho_Hani", "这是坏词吗") == "bad_word"
-  assert drops("rus_Cyrl", "frotz") is None
-
-
-def test_a_shared_line_stays_in_the_page_of_the_smallest_hash():
-  owners = [(b"b", "2"), (b"a", "1"), (b"c", "3")]
-  assert sorted(line_dedup.lost_lines(owners)) == ["2", "3"]
-  text, num_global, num_local = line_dedup.remove_lines(
-    "Привет\nмир\nпривет ", {line_dedup.line_hash("МИР")}
-  )
-  assert (text, num_global, num_local) == ("Привет", 1, 1)
+def test_a_crawl_without_pages_says_what_it_holds(crawl, capsys, tmp_path):
+  r = crawl.response("http://i.example/", "x", content_type="image/png")
+  path = tmp_path / "images.warc.gz"
+  path.write_bytes(crawl.archive([crawl.record("warcinfo", "", b"x"), r, r]))
+  output = tmp_path / "corpus"
+  good = [f"--output={output}", "--validation_modulus=3"]
+  message = error_of(capsys, f"--input={path}", *good)
+  assert "1 warcinfo, 2 response records" in message
+  assert not (output / "counts.json").exists()
+  with pytest.raises(FileNotFoundError, match="unfinished"):
+    documents.read_counts(output)
