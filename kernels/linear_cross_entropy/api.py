@@ -1,20 +1,60 @@
-"""The one public function of this op; the caller names the backend."""
+"""The public functions of this op; the caller names the backend."""
+
+import functools
+import math
+from collections.abc import Callable
 
 import jax
+from jax.sharding import Mesh
 
-from kernels.linear_cross_entropy import chunked, reference
+from kernels.linear_cross_entropy import (
+  chunked,
+  pallas_tpu,
+  reference,
+  sharded,
+)
 
 TokenStatistics = reference.TokenStatistics
 
-_BACKENDS = {
+BACKENDS = {
   "reference": reference.token_statistics,
-  "chunked": chunked.token_statistics,
+  "chunked": functools.partial(
+    chunked.token_statistics, chunk_tokens=chunked.CHUNK_TOKENS
+  ),
+  "pallas_tpu": pallas_tpu.token_statistics_on_this_chip,
 }
 
 
 def default_backend() -> str:
-  """The backend for the present platform: chunked XLA everywhere so far."""
+  """The backend for the devices of this process.
+
+  "pallas_tpu" on a single TPU. "chunked" elsewhere: it runs on any platform,
+  and the compiler can split it over any mesh. On several TPUs name
+  "pallas_tpu" and call `sharded_token_statistics`.
+  """
+  if jax.default_backend() == "tpu" and jax.device_count() == 1:
+    return "pallas_tpu"
   return "chunked"
+
+
+def _checked(hidden, kernel, targets, backend) -> Callable:
+  """The function of a backend, if it can run on these arrays here."""
+  if backend not in BACKENDS:
+    raise ValueError(
+      f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}"
+    )
+  if backend == "pallas_tpu" and jax.default_backend() != "tpu":
+    raise ValueError(
+      f"backend 'pallas_tpu' needs a TPU but this process runs on "
+      f"{jax.default_backend()!r}; choose 'chunked'"
+    )
+  fits = hidden.shape[:-1] == targets.shape and kernel.ndim == 2
+  if not fits or hidden.shape[-1] != kernel.shape[0]:
+    raise ValueError(
+      f"hidden {hidden.shape}, kernel {kernel.shape} and targets "
+      f"{targets.shape} do not fit; need [..., D], [D, V] and [...]"
+    )
+  return BACKENDS[backend]
 
 
 def token_statistics(
@@ -28,25 +68,68 @@ def token_statistics(
     hidden: [..., D], any float dtype.
     kernel: [D, V].
     targets: int32 [...], in [0, V).
-    backend: "chunked" or "reference".
+    backend: "chunked", "pallas_tpu" (one TPU) or "reference".
 
   Returns:
     TokenStatistics of float32 [...].
 
   Raises:
-    ValueError: if the backend is unknown or the shapes do not fit.
+    ValueError: if the backend is unknown or cannot run here, or the shapes do
+      not fit.
   """
-  if backend not in _BACKENDS:
-    raise ValueError(
-      f"unknown backend {backend!r}; choose one of {', '.join(_BACKENDS)}"
-    )
-  leading = targets.shape
-  if hidden.shape[:-1] != leading or hidden.shape[-1] != kernel.shape[0]:
-    raise ValueError(
-      f"hidden {hidden.shape}, kernel {kernel.shape} and targets {leading} do "
-      "not fit; need [..., D], [D, V] and [...]"
-    )
-  statistics = _BACKENDS[backend](
+  function = _checked(hidden, kernel, targets, backend)
+  statistics = function(
     hidden.reshape(-1, hidden.shape[-1]), kernel, targets.reshape(-1)
   )
-  return jax.tree.map(lambda x: x.reshape(leading), statistics)
+  return jax.tree.map(lambda x: x.reshape(targets.shape), statistics)
+
+
+def sharded_token_statistics(
+  hidden: jax.Array,
+  kernel: jax.Array,
+  targets: jax.Array,
+  *,
+  backend: str,
+  mesh: Mesh,
+  token_axes: tuple[str, ...],
+  vocab_axis: str,
+) -> TokenStatistics:
+  """`token_statistics` with every device on its own tokens and vocabulary.
+
+  Args:
+    hidden: [..., D]; the first dimension is split over token_axes.
+    kernel: [D, V]; V is split over vocab_axis.
+    targets: int32 [...], in [0, V).
+    backend: of each device, as for `token_statistics`.
+    mesh: of the arrays; may be abstract inside jit.
+    token_axes: names of mesh axes.
+    vocab_axis: name of a mesh axis.
+
+  Returns:
+    TokenStatistics of float32 [...], split as the tokens.
+
+  Raises:
+    ValueError: as `token_statistics`, or if the mesh does not divide the tokens
+      or the vocabulary.
+  """
+  function = _checked(hidden, kernel, targets, backend)
+  num_token_shards = math.prod(mesh.shape[axis] for axis in token_axes)
+  for name, size, shards in (
+    ("first dimension of hidden", hidden.shape[0], num_token_shards),
+    ("vocabulary", kernel.shape[1], mesh.shape[vocab_axis]),
+  ):
+    if size % shards:
+      raise ValueError(
+        f"{name} of {size} is not divisible by its {shards} shards; pad it to "
+        f"{-(-size // shards) * shards} or change the mesh"
+      )
+  statistics = sharded.token_statistics(
+    hidden.reshape(-1, hidden.shape[-1]),
+    kernel,
+    targets.reshape(-1),
+    of_shard=function,
+    mesh=mesh,
+    token_axes=token_axes,
+    vocab_axis=vocab_axis,
+  )
+  return jax.tree.map(lambda x: x.reshape(targets.shape), statistics)

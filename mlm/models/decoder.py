@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from mlm.models import layers
+from mlm.sharding import rules
 
 _EMBEDDING_STDDEV = 0.02  # as GPT-2 and Llama; logits start near 0 when tied
 _DTYPES = ("float32", "bfloat16")
 _REMAT = ("none", "full")
+_RESIDUAL = ("batch", "length", "embed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,9 @@ class DecoderConfig:
         f"num_heads {self.num_heads} is not divisible by num_kv_heads "
         f"{self.num_kv_heads}; each key/value head serves equally many"
       )
+    for name in ("rope_theta", "norm_epsilon"):
+      if not getattr(self, name) > 0:
+        raise ValueError(f"{name} {getattr(self, name)} must be above 0")
     if self.head_dim % 2:
       raise ValueError(f"head_dim {self.head_dim} must be even for RoPE")
     if self.activation_dtype not in _DTYPES:
@@ -101,9 +106,10 @@ class _Block(nn.Module):
       mask,
       index,
     )
-    x = x + attended
+    x = rules.constrain(x + attended, _RESIDUAL)
     normed = layers.RMSNorm(config.norm_epsilon, name="mlp_norm")(x)
-    return x + layers.GatedMLP(config.d_ff, name="mlp")(normed), cache
+    x = x + layers.GatedMLP(config.d_ff, name="mlp")(normed)
+    return rules.constrain(x, _RESIDUAL), cache
 
 
 class _Decoder(nn.Module):
@@ -129,7 +135,11 @@ class _Decoder(nn.Module):
       ("vocab", "embed"),
       (config.vocab_size, config.d_model),
     )
-    x = jnp.take(table, tokens, axis=0).astype(dtype)
+    # Whole rows for the lookup: split over fsdp, as the batch is, they would
+    # have to be exchanged after it.
+    rows = rules.constrain(table, ("vocab", "embed"))
+    x = jnp.take(rows, tokens, axis=0).astype(dtype)
+    x = rules.constrain(x, _RESIDUAL)
     block = _Block
     if config.remat == "full":
       block = nn.remat(_Block, prevent_cse=False)
@@ -155,8 +165,10 @@ class _Decoder(nn.Module):
         ("embed", "vocab"),
         (config.d_model, config.vocab_size),
       )
-    outputs = {"hidden": hidden, "unembedding": unembedding.astype(dtype)}
-    return outputs, layer_caches
+    # Gathered over fsdp once, in the activations dtype, and not in every chunk
+    # of the loss.
+    unembedding = rules.constrain(unembedding.astype(dtype), ("embed", "vocab"))
+    return {"hidden": hidden, "unembedding": unembedding}, layer_caches
 
 
 def build(config: DecoderConfig) -> Model:
@@ -210,6 +222,11 @@ def build(config: DecoderConfig) -> Model:
 
   def extend(params, cache, tokens, positions, valid):
     index, length = cache["index"], tokens.shape[1]
+    if length > cache["valid"].shape[1]:
+      raise ValueError(
+        f"{length} tokens do not fit a cache of {cache['valid'].shape[1]} "
+        "slots; make it at least as long as prompt and response together"
+      )
     now_valid = jax.lax.dynamic_update_slice_in_dim(
       cache["valid"], valid, index, axis=1
     )

@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mlm.sharding import rules
+
 # Finite, so that a row that may attend to nothing (padding) gives no NaN.
 _MASKED = -1e30
 
@@ -117,7 +119,8 @@ class Attention(nn.Module):
         ("embed", axis, "head_width"),
         (D, heads, H),
       )
-      return jnp.einsum("BTD,DNH->BTNH", x, kernel.astype(x.dtype))
+      projected = jnp.einsum("BTD,DNH->BTNH", x, kernel.astype(x.dtype))
+      return rules.constrain(projected, ("batch", "length", axis, "head_width"))
 
     query = rotate(
       project("query", N, "heads"), positions, theta=self.rope_theta
@@ -162,5 +165,6 @@ class GatedMLP(nn.Module):
     rows = x.reshape(-1, D)
     gate = project(rows, "gate", ("embed", "mlp"), (D, F))
     up = project(rows, "up", ("embed", "mlp"), (D, F))
-    down = project(nn.silu(gate) * up, "down", ("mlp", "embed"), (F, D))
+    gated = rules.constrain(nn.silu(gate) * up, ("batch", "mlp"))
+    down = project(gated, "down", ("mlp", "embed"), (F, D))
     return down.reshape(x.shape)

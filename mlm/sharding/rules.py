@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
 
-# Logical axis -> mesh axis; None is replicated.
+# Logical axis of a parameter -> mesh axis; None is replicated.
 RULES = {
   "vocab": "tensor",
   "mlp": "tensor",
@@ -18,6 +18,43 @@ RULES = {
   "head_width": None,
   "layers": None,
 }
+
+# The same for activations: fsdp splits their batch, so embed must stay whole.
+ACTIVATION_RULES = {
+  **RULES,
+  "batch": BATCH_AXES,
+  "length": None,
+  "embed": None,
+}
+
+
+def constrain(x: jax.Array, logical_axes: tuple[str, ...]) -> jax.Array:
+  """Asks the compiler to lay an activation out as `ACTIVATION_RULES` say.
+
+  Without a mesh in context (`jax.set_mesh`, or inside jit
+  `jax.sharding.use_abstract_mesh`) it returns x. The value never changes. A
+  dimension that its mesh axes do not divide, as the single row of a prompt,
+  stays whole.
+
+  Args:
+    x: any array.
+    logical_axes: one name a dimension.
+
+  Raises:
+    KeyError: if a name has no rule.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  spec = []
+  for axis, size in zip(logical_axes, x.shape, strict=True):
+    mesh_axes = ACTIVATION_RULES[axis]
+    if mesh_axes is not None:
+      names = mesh_axes if isinstance(mesh_axes, tuple) else (mesh_axes,)
+      if size % math.prod(mesh.shape[name] for name in names):
+        mesh_axes = None
+    spec.append(mesh_axes)
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from mlm.models import counting, decoder, layers
 from mlm.sharding import mesh as mesh_lib
@@ -29,16 +30,21 @@ CONFIG = decoder.DecoderConfig(
 
 @pytest.fixture(scope="module")
 def model():
-  return decoder.build(CONFIG)
+  model = decoder.build(CONFIG)
+  return model._replace(
+    init=jax.jit(model.init),
+    apply=jax.jit(model.apply),
+    extend=jax.jit(model.extend),
+  )
 
 
 @pytest.fixture(scope="module")
 def params(model):
   params = model.init(jax.random.key(0))
   # Larger than at initialisation, so that every path matters to the logits.
+  rng = np.random.default_rng(0)
   return jax.tree.map(
-    lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape),
-    params,
+    lambda x: x + jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype), params
   )
 
 
@@ -130,6 +136,30 @@ def test_packed_documents_are_as_if_alone(model, params):
     np.testing.assert_allclose(got[rows], want, rtol=1e-4, atol=1e-4)
 
 
+def test_padding_on_either_side_changes_nothing(model, params):
+  tokens = [7, 8, 9, 10]
+  want = _logits(model.apply(params, _batch([tokens])))[0]
+  left = _batch([[0, 0] + tokens], [[0, 0, 1, 1, 1, 1]], [[0, 0, 0, 1, 2, 3]])
+  right = _batch([tokens + [5, 5]], [[1, 1, 1, 1, 0, 0]])
+  for batch, rows in ((left, slice(2, 6)), (right, slice(0, 4))):
+    got = _logits(model.apply(params, batch))[0, rows]
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_grouped_queries_equal_heads_with_repeated_keys():
+  rng = np.random.default_rng(0)
+  query = rng.normal(size=(2, 3, 6, 8)).astype(np.float32)
+  key, value = rng.normal(size=(2, 2, 5, 3, 8)).astype(np.float32)
+  mask = np.ones((2, 3, 5), bool)
+  mask[0, 1, 2:] = False
+  got = jax.jit(layers.attend)(query, key, value, mask)
+  repeated = [np.repeat(x, 2, axis=2) for x in (key, value)]
+  want = jax.jit(jax.nn.dot_product_attention)(
+    query, *repeated, mask=mask[:, None]
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 def test_rotary_scores_depend_on_the_distance_alone():
   query, key = jax.random.normal(jax.random.key(1), (2, 1, 1, 1, 8))
 
@@ -168,49 +198,109 @@ def test_cached_decoding_equals_the_full_forward(model, params):
   assert int(cache["index"]) == rows.shape[1]
 
 
-def test_remat_and_tying_change_what_they_say(params):
+def test_a_repeated_cache_serves_every_sample(model, params):
+  """One prefill of a prompt, then two different continuations of it."""
+  prompt = np.array([[0, 5, 6]])
+  continuations = np.array([[7, 8], [9, 10]])
+  cache = model.init_cache(1, 5)
+  _, cache = model.extend(
+    params, cache, prompt, np.array([[0, 0, 1]]), prompt != 0
+  )
+  cache = {
+    "keys": jnp.repeat(cache["keys"], 2, axis=1),
+    "values": jnp.repeat(cache["values"], 2, axis=1),
+    "valid": jnp.repeat(cache["valid"], 2, axis=0),
+    "index": cache["index"],
+  }
+  outputs, _ = model.extend(
+    params,
+    cache,
+    continuations,
+    np.array([[2, 3], [2, 3]]),
+    np.ones((2, 2), bool),
+  )
+  rows = np.concatenate([np.repeat(prompt[:, 1:], 2, axis=0), continuations], 1)
+  want = _logits(model.apply(params, _batch(rows)))[:, 2:]
+  np.testing.assert_allclose(_logits(outputs), want, rtol=1e-4, atol=1e-4)
+
+
+def test_more_tokens_than_the_cache_has_slots_are_refused(model, params):
+  rows = np.ones((1, 4), np.int32)
+  with pytest.raises(ValueError, match="do not fit a cache of 3 slots"):
+    model.extend(params, model.init_cache(1, 3), rows, rows, rows == 1)
+
+
+def test_remat_and_tying_change_what_they_say(model, params):
   batch = _batch([[1, 2, 3]])
-  plain = decoder.build(CONFIG).apply(params, batch)
+  plain = model.apply(params, batch)
   remat = decoder.build(dataclasses.replace(CONFIG, remat="full"))
   np.testing.assert_allclose(
-    plain["hidden"], remat.apply(params, batch)["hidden"], rtol=1e-6
+    plain["hidden"], jax.jit(remat.apply)(params, batch)["hidden"], rtol=1e-6
   )
   tied = decoder.build(dataclasses.replace(CONFIG, tie_embeddings=True))
-  tied_params = tied.init(jax.random.key(0))
-  assert "unembedding" not in tied_params
+  tied_params = {k: v for k, v in params.items() if k != "unembedding"}
   np.testing.assert_array_equal(
-    tied.apply(tied_params, batch)["unembedding"],
-    tied_params["embedding"].T,
+    jax.jit(tied.apply)(tied_params, batch)["unembedding"],
+    params["embedding"].T,
   )
 
 
-def test_bfloat16_is_close_to_float32(params):
+def test_bfloat16_is_close_to_float32(model, params):
   half = decoder.build(dataclasses.replace(CONFIG, activation_dtype="bfloat16"))
   small = jax.tree.map(lambda x: x * 0.5, params)
   batch = _batch([[1, 2, 3, 4]])
-  want = decoder.build(CONFIG).apply(small, batch)["hidden"]
-  got = half.apply(small, batch)["hidden"].astype(jnp.float32)
+  want = model.apply(small, batch)["hidden"]
+  got = jax.jit(half.apply)(small, batch)["hidden"].astype(jnp.float32)
   # bfloat16 keeps 8 bits: 2 layers of a few roundings each, on values near 1.
   assert float(jnp.abs(want - got).mean()) < 0.05
 
 
 @pytest.mark.parametrize(
-  "shape",
+  "shape, in_context",
   [
-    {"data": 8, "fsdp": 1, "tensor": 1},
-    {"data": 1, "fsdp": 8, "tensor": 1},
-    {"data": 2, "fsdp": 2, "tensor": 2},
+    ({"data": 8, "fsdp": 1, "tensor": 1}, False),
+    ({"data": 1, "fsdp": 8, "tensor": 1}, False),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, False),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, True),
   ],
 )
-def test_sharded_equals_unsharded(model, params, shape):
+def test_sharded_equals_unsharded(model, params, shape, in_context):
   mesh = mesh_lib.make_mesh(shape)
   tokens = np.arange(8 * 6).reshape(8, 6) % 48
   want = _logits(model.apply(params, _batch(tokens)))
   shardings = rules.named_shardings(mesh, model.logical_axes(), params)
   sharded = jax.device_put(params, shardings)
   batch = jax.device_put(_batch(tokens), rules.batch_sharding(mesh))
-  got = jax.jit(lambda p, b: _logits(model.apply(p, b)))(sharded, batch)
-  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+  if in_context:
+    with jax.set_mesh(mesh):
+      outputs = model.apply(sharded, batch)
+    specs = {name: x.sharding.spec for name, x in outputs.items()}
+    assert specs["hidden"][0] == rules.BATCH_AXES
+    assert specs["unembedding"] == PartitionSpec(None, "tensor")
+  else:
+    outputs = model.apply(sharded, batch)
+  np.testing.assert_allclose(_logits(outputs), want, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_on_a_mesh_equal_those_on_one_device(model, params):
+  tokens = np.arange(8 * 6).reshape(8, 6) % 48
+
+  def loss(params, batch):
+    outputs = model.apply(params, batch)
+    logits = jax.nn.log_softmax(_logits(outputs).astype(jnp.float32))
+    return -jnp.take_along_axis(
+      logits, batch["decoder_input_tokens"][..., None], axis=-1
+    ).mean()
+
+  gradient = jax.jit(jax.grad(loss))
+  want = gradient(params, _batch(tokens))
+  mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+  shardings = rules.named_shardings(mesh, model.logical_axes(), params)
+  batch = jax.device_put(_batch(tokens), rules.batch_sharding(mesh))
+  with jax.set_mesh(mesh):
+    got = gradient(jax.device_put(params, shardings), batch)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 # Sizes and counts: Llama 3 report, table 3; the 200B shape is this project's.
@@ -222,10 +312,9 @@ _SIZES = {
 }
 
 
-@pytest.mark.parametrize("size", _SIZES)
-def test_parameter_counts_equal_published_ones_and_initialised_ones(size):
-  num_layers, d_model, d_ff, num_heads, vocab_size, expected = _SIZES[size]
-  config = dataclasses.replace(
+def _config(size):
+  num_layers, d_model, d_ff, num_heads, vocab_size, _ = _SIZES[size]
+  return dataclasses.replace(
     CONFIG,
     num_layers=num_layers,
     d_model=d_model,
@@ -235,23 +324,34 @@ def test_parameter_counts_equal_published_ones_and_initialised_ones(size):
     head_dim=128,
     vocab_size=vocab_size,
   )
-  assert counting.num_params(config) == expected
+
+
+def _initialised(config):
   abstract = jax.eval_shape(decoder.build(config).init, jax.random.key(0))
-  assert sum(x.size for x in jax.tree.leaves(abstract)) == expected
+  return sum(x.size for x in jax.tree.leaves(abstract))
+
+
+@pytest.mark.parametrize("size", _SIZES)
+def test_parameter_counts_equal_published_ones_and_initialised_ones(size):
+  config, expected = _config(size), _SIZES[size][-1]
+  assert counting.num_params(config) == expected
+  assert _initialised(config) == expected
+
+
+def test_a_tied_table_counts_once():
+  config = dataclasses.replace(CONFIG, tie_embeddings=True)
+  assert counting.num_params(config) == _initialised(config)
+  assert counting.num_params(CONFIG) == _initialised(config) + 48 * 16
+
+
+def test_state_of_the_200b_model_is_3_2_terabytes():
+  # 12 bytes a parameter in the checkpoint, 2.37 TB, and 4 for the gradient.
+  state = counting.training_state_bytes(_config("200b"))
+  assert state == pytest.approx(2.37e12 * 16 / 12, rel=1e-3)
 
 
 def test_flops_are_six_per_weight_and_half_the_attention_square():
-  config = dataclasses.replace(
-    CONFIG,
-    num_layers=104,
-    d_model=12288,
-    d_ff=40960,
-    num_heads=96,
-    num_kv_heads=8,
-    head_dim=128,
-    vocab_size=262144,
-  )
-  flops = counting.training_flops_per_token(config, 8192)
+  flops = counting.training_flops_per_token(_config("200b"), 8192)
   # 6 N = 1.185e12 counts the lookup; attention adds 6.3e10 at 8,192 tokens.
   lookup = 6 * 262144 * 12288
   assert flops + lookup == pytest.approx(1.185e12 + 6.3e10, rel=2e-3)
@@ -263,6 +363,7 @@ def test_flops_are_six_per_weight_and_half_the_attention_square():
     ({"num_kv_heads": 3}, "not divisible"),
     ({"head_dim": 7}, "even"),
     ({"num_layers": 0}, "at least 1"),
+    ({"rope_theta": 0.0}, "above 0"),
     ({"activation_dtype": "float16"}, "choose"),
     ({"remat": "some"}, "choose"),
   ],

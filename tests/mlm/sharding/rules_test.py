@@ -56,3 +56,23 @@ def test_an_indivisible_parameter_is_named():
 def test_an_unknown_axis_is_named():
   with pytest.raises(ValueError, match="logical axes"):
     rules.named_shardings(_mesh(), {"w": ("width",)}, {"w": np.zeros(4)})
+
+
+def test_constraints_lay_out_activations_where_there_is_a_mesh():
+  axes = ("batch", "length", "mlp")
+  x = np.ones((8, 3, 4), np.float32)
+  assert rules.constrain(x, axes) is x
+  with jax.set_mesh(_mesh()):
+    placed = jax.jit(lambda x: rules.constrain(x, axes))(x)
+    one_row = jax.jit(lambda x: rules.constrain(x, axes))(x[:1])
+  assert placed.sharding.spec == PartitionSpec(rules.BATCH_AXES, None, "tensor")
+  assert placed.addressable_shards[0].data.shape == (2, 3, 2)
+  assert one_row.addressable_shards[0].data.shape == (1, 3, 2)
+
+
+def test_constraints_name_every_dimension():
+  with jax.set_mesh(_mesh()):
+    with pytest.raises(KeyError, match="width"):
+      rules.constrain(np.ones(4), ("width",))
+    with pytest.raises(ValueError, match="zip"):
+      rules.constrain(np.ones((4, 4)), ("batch",))

@@ -1,0 +1,64 @@
+"""Tokens split over some mesh axes, vocabulary over another.
+
+Each device runs a backend on its tokens and its slice of the vocabulary; the
+slices then meet in one maximum and three sums a token. A Pallas kernel needs
+this on more than one device: the compiler cannot split it.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from kernels.linear_cross_entropy import reference
+
+
+def token_statistics(
+  hidden: jax.Array,
+  kernel: jax.Array,
+  targets: jax.Array,
+  *,
+  of_shard: Callable[..., reference.TokenStatistics],
+  mesh: Mesh,
+  token_axes: tuple[str, ...],
+  vocab_axis: str,
+) -> reference.TokenStatistics:
+  """As `reference.token_statistics`, on a mesh.
+
+  Args:
+    hidden: [N, D].
+    kernel: [D, V].
+    targets: int32 [N], in [0, V).
+    of_shard: the same function for one device; a target outside its slice of
+      the vocabulary must match no column.
+    mesh: of the arrays; may be abstract inside jit.
+    token_axes: mesh axes over which N is split; their sizes' product divides N.
+    vocab_axis: mesh axis over which V is split; its size divides V.
+
+  Returns:
+    TokenStatistics of [N], split as the tokens.
+  """
+  vocab_per_shard = kernel.shape[1] // mesh.shape[vocab_axis]
+
+  def of_device(hidden, kernel, targets):
+    first = jax.lax.axis_index(vocab_axis) * vocab_per_shard
+    logsumexp, target_logit, logit_sum = of_shard(
+      hidden, kernel, targets - first
+    )
+    maximum = jax.lax.pmax(jax.lax.stop_gradient(logsumexp), vocab_axis)
+    normalizer = jax.lax.psum(jnp.exp(logsumexp - maximum), vocab_axis)
+    return reference.TokenStatistics(
+      maximum + jnp.log(normalizer),
+      jax.lax.psum(target_logit, vocab_axis),
+      jax.lax.psum(logit_sum, vocab_axis),
+    )
+
+  tokens = PartitionSpec(token_axes)
+  return jax.shard_map(
+    of_device,
+    mesh=mesh,
+    in_specs=(tokens, PartitionSpec(None, vocab_axis), tokens),
+    out_specs=reference.TokenStatistics(tokens, tokens, tokens),
+    check_vma=False,  # a pallas_call does not say over what its result varies
+  )(hidden, kernel, targets)
