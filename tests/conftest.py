@@ -16,4 +16,4 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # cld3 crashes the process when it is loaded after TensorFlow (both bring their
 # own protobuf), so it comes first whatever the order of the tests.
-import gcld3  # noqa: F401, E402
+import gcld3  # noqa: F401
