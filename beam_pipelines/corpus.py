@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from apache_beam.io import filesystem, filesystems
 
-from mlm.languages import registry
+from mlm.languages import groups, registry
 
 _files = filesystems.FileSystems
 
@@ -206,7 +206,7 @@ def _funnel(outcome: Mapping[tuple, int], stages: Sequence[str]) -> dict:
 
 
 def table(counts: dict) -> str:
-  """Pages in and kept and the reasons for the rest, per language."""
+  """Pages in and kept and reasons for the rest, per language, then class."""
   funnels = counts["funnel"]
   first, last = counts["stages"][0], counts["stages"][-1]
   rows = []
@@ -218,9 +218,14 @@ def table(counts: dict) -> str:
     ]
     rows.append((funnel[first]["in"], code, funnel[last]["kept"], reasons))
   rows.sort(key=lambda row: (-row[0], row[1]))
+  by_language = {code: (pages, kept) for pages, code, kept, _ in rows}
+  identified = [code for code in by_language if code != "und"]
   total_in, total_kept = (sum(row[i] for row in rows) for i in (0, 2))
   lines = [f"{'language':<12}{'pages':>11}{'kept':>11}  dropped"]
   for pages, code, kept, reasons in rows:
     lines.append(f"{code:<12}{pages:>11,}{kept:>11,}  {', '.join(reasons)}")
+  for name, codes in groups.members(identified, "joshi_class").items():
+    pages, kept = (sum(by_language[c][i] for c in codes) for i in (0, 1))
+    lines.append(f"{f'class {name}':<12}{pages:>11,}{kept:>11,}")
   lines.append(f"{'all':<12}{total_in:>11,}{total_kept:>11,}")
   return "\n".join(line.rstrip() for line in lines)

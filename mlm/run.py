@@ -198,7 +198,7 @@ def resolve(
     if missing:
       raise UsageError(
         f"job {job!r} needs {', '.join(missing)}; bind them in a gin file "
-        f"(see gin/jobs/{job}.gin) or with --gin.{job}.{job}.{missing[0]}=…"
+        f"(see gin/experiments/quickstart) or with --gin.{job}.{job}.{missing[0]}=…"
       )
     wanted = set(re.findall(r"%([A-Z][A-Z0-9_]*)", gin.config_str()))
     unset = sorted(wanted - _bound_macros(gin))

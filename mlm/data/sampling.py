@@ -1,10 +1,11 @@
 """How much of each language a run will see: rates, tokens and epochs."""
 
-import collections
 import dataclasses
+import json
+import os
 from collections.abc import Mapping, Sequence
 
-from mlm.languages import registry
+from mlm.languages import groups
 from mlm.tokenizers import sample
 
 temperature_rates = sample.temperature_rates
@@ -77,22 +78,34 @@ def mixture_plan(
   return sorted(rows, key=lambda row: (-row.tokens, row.language))
 
 
+def write_plan(rows: Sequence[PlanRow], path: str) -> None:
+  """Writes a plan as JSON, whole or not at all."""
+  partial = f"{path}.partial"
+  with open(partial, "w", encoding="utf-8") as f:
+    json.dump([dataclasses.asdict(row) for row in rows], f, indent=1)
+  os.replace(partial, path)
+
+
+def read_plan(path: str) -> list[PlanRow]:
+  """Reads what `write_plan` wrote."""
+  with open(path, encoding="utf-8") as f:
+    return [PlanRow(**row) for row in json.load(f)]
+
+
 def format_plan(rows: Sequence[PlanRow]) -> str:
   """The table printed before training: per language, then per Joshi class.
 
   A group's epochs are its expected tokens over its tokens. Source of the
-  classes: Joshi et al. 2020; "-" collects languages without one.
+  classes: Joshi et al. 2020.
   """
-  groups = collections.defaultdict(list)
-  for row in rows:
-    joshi_class = registry.get(row.language).joshi_class
-    groups["-" if joshi_class is None else str(joshi_class)].append(row)
+  by_language = {row.language: row for row in rows}
+  classes = groups.members(by_language, "joshi_class")
   lines = [_line("language", "documents", "tokens", "rate", "epochs")]
   lines += [_format_rows(row.language, [row]) for row in rows]
   lines += ["", _line("Joshi class", "documents", "tokens", "rate", "epochs")]
   lines += [
-    _format_rows(f"{name} ({len(groups[name])})", groups[name])
-    for name in sorted(groups, reverse=True)
+    _format_rows(f"{name} ({len(codes)})", [by_language[c] for c in codes])
+    for name, codes in classes.items()
   ]
   lines.append(_format_rows(f"all ({len(rows)})", rows))
   return "\n".join(lines)

@@ -9,8 +9,8 @@ import jinja2
 
 from mlm.data import sampling
 from mlm.evaluation import figures, identification
+from mlm.languages import groups
 from mlm.text import documents
-from mlm.tokenizers import count
 from mlm.training import metrics
 
 _TEMPLATE = pathlib.Path(__file__).parent / "report.html.jinja"
@@ -77,17 +77,10 @@ def _truth_section(corpus: str, truth: str) -> dict:
   }
 
 
-def _mixture_section(tokenizer: str, temperature: float, num_tokens: int):
-  token_counts = count.read_token_counts(tokenizer)
-  plan = sampling.mixture_plan(
-    token_counts,
-    temperature=temperature,
-    num_tokens=num_tokens,
-    languages=[c for c, s in token_counts.items() if "train" in s],
-  )
+def _mixture_section(plan: list[sampling.PlanRow]) -> dict:
   return {
     "title": "Mixture: shares of tokens",
-    "text": f"p ∝ tokens^(1/T) with T = {temperature:g}.",
+    "text": "Of the training text, and of what the model is trained on.",
     "figure": figures.mixture_rates(
       {r.language: r.tokens for r in plan},
       {r.language: r.rate for r in plan},
@@ -180,27 +173,78 @@ def _win_section(win_rate: dict) -> dict:
   }
 
 
-def write_report(
-  *,
-  run: str,
-  truth: str,
-  temperature: float,
-  tokens_per_step: int,
-  path: str,
-) -> None:
+def _groups_section(counts: dict, plan: list, results: dict) -> dict:
+  bits, win = results["bits_per_byte"], results["win_rate"]["by_language"]
+  sft, rloo = (
+    results["generation"][name]["by_language"] for name in ("sft", "rloo")
+  )
+  pages = {c: next(iter(f.values()))["in"] for c, f in counts["funnel"].items()}
+  documents_kept = {
+    c: sum(s["documents"] for s in splits.values())
+    for c, splits in counts["languages"].items()
+  }
+  totals = (
+    pages,
+    documents_kept,
+    {row.language: row.tokens for row in plan},
+    {row.language: row.rate for row in plan},
+  )
+  averages = (
+    {c: r["bits_per_byte"] / r["unigram_entropy"] for c, r in bits.items()},
+    {c: r["reward"] for c, r in sft.items()},
+    {c: r["reward"] for c, r in rloo.items()},
+    {c: r["kl"] for c, r in rloo.items()},
+    {c: r["delta"] for c, r in win.items()},
+  )
+  rows = []
+  for grouping in groups.GROUPINGS:
+    of_group = groups.members((c for c in pages if c != "und"), grouping)
+    for name, codes in of_group.items():
+      sums = [sum(x.get(c, 0) for c in codes) for x in totals]
+      rows.append(
+        [
+          f"{grouping.replace('_', ' ')} {name}",
+          _number(len(codes)),
+          *map(_number, sums[:3]),
+          f"{sums[3]:.1%}",
+          *(_number(groups.macro_average(x, codes), 2) for x in averages),
+        ]
+      )
+  return {
+    "title": "By group",
+    "text": "Pages, documents, tokens and rates are sums; the other columns "
+    "are means over the languages of the group that have the number.",
+    "figure": "",
+    "columns": [
+      "group",
+      "languages",
+      "pages",
+      "kept",
+      "train tokens",
+      "rate",
+      "bits/byte ÷ unigram",
+      "reward SFT",
+      "reward RLOO",
+      "KL",
+      "win − loss",
+    ],
+    "rows": rows,
+    "open": True,
+  }
+
+
+def write_report(*, run: str, truth: str, path: str) -> None:
   """Writes the report of a run directory.
 
   Args:
-    run: directory with corpus, tokenizer, pretrain, sft, rloo and evaluation.
+    run: directory with corpus, pretrain, rloo and evaluation.
     truth: table url, language to compare identification with; "" for none.
-    temperature: T of the pretraining mixture.
-    tokens_per_step: of pretraining, batch size times sequence length.
     path: HTML file to write.
 
   Raises:
     FileNotFoundError: if a part of the run is missing.
   """
-  corpus, tokenizer = (os.path.join(run, n) for n in ("corpus", "tokenizer"))
+  corpus = os.path.join(run, "corpus")
   counts = documents.read_counts(corpus)
   results_path = os.path.join(run, "evaluation", "results.json")
   if not os.path.exists(results_path):
@@ -214,13 +258,11 @@ def write_report(
   bits = results["bits_per_byte"]
   largest = sorted(bits, key=lambda c: -bits[c]["train_tokens"])
   generation, win = results["generation"], results["win_rate"]
-  last = curves["pretrain"][-1]
+  plan = sampling.read_plan(os.path.join(run, "pretrain", "mixture.json"))
   sections = [
     _corpus_section(counts),
     *([_truth_section(corpus, truth)] if truth else []),
-    _mixture_section(
-      tokenizer, temperature, tokens_per_step * (last["step"] + 1)
-    ),
+    _mixture_section(plan),
     {
       "title": "Pretraining loss",
       "text": "Per-token losses depend on the tokenizer; compare a language "
@@ -235,6 +277,7 @@ def write_report(
     },
     _generation_section(generation),
     _win_section(win),
+    _groups_section(counts, plan, results),
   ]
   kept = sum(
     s["documents"] for x in counts["languages"].values() for s in x.values()

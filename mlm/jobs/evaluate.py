@@ -13,7 +13,7 @@ from mlm.decoding import rollouts
 from mlm.evaluation import bits_per_byte, judge, win_rate
 from mlm.instructions import records as records_lib
 from mlm.jobs import align_rloo, training_run
-from mlm.languages import registry
+from mlm.languages import groups, registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.text import documents
 from mlm.tokenizers import load, special
@@ -354,6 +354,28 @@ def _examples(rows, responses, processor, samples_per_prompt) -> list[dict]:
   return examples
 
 
+def _print_groups(generation, win) -> None:
+  """Macro averages over the languages of each Joshi class."""
+  columns = [
+    {c: row[name] for c, row in of.items()}
+    for of, name in (
+      (generation["sft"]["by_language"], "reward"),
+      (generation["rloo"]["by_language"], "reward"),
+      (generation["rloo"]["by_language"], "kl"),
+      (win["by_language"], "delta"),
+    )
+  ]
+  for name, codes in groups.members(columns[0], "joshi_class").items():
+    sft, rloo_mean, kl, delta = (
+      groups.macro_average(values, codes) for values in columns
+    )
+    told = f"{delta:.1f}" if delta is not None else "not judged"
+    print(
+      f"{f'class {name} ({len(codes)})':<12}{sft:>16.3f}{rloo_mean:>16.3f}"
+      f"{kl:>8.2f}{told:>8}"
+    )
+
+
 def _print(results) -> None:
   print(
     f"\n{'language':<12}{'bits/byte':>10}{'unigram':>10}{'train tokens':>14}"
@@ -386,3 +408,4 @@ def _print(results) -> None:
       f"{code:<12}{told[0]:>16}{told[1]:>16}{of[1]['kl']:>8.2f}{delta:>8}"
       f"{interval:>18}"
     )
+  _print_groups(results["generation"], win)

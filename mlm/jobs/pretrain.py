@@ -1,5 +1,7 @@
 """Job: pretraining on a mixture of languages."""
 
+import os
+
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.data import loader, mixtures, sampling, tasks
 from mlm.jobs import training_run
@@ -11,6 +13,7 @@ from mlm.tokenizers import count, load
 from mlm.training import losses
 from mlm.training.optimizers import Optimizer
 
+MIXTURE_FILE = "mixture.json"
 _PREFIX = "mc4"
 
 
@@ -36,7 +39,7 @@ def pretrain(
   Args:
     corpus: finished corpus directory.
     tokenizer: tokenizer directory, trained on that corpus.
-    output: directory for checkpoints and metrics.
+    output: directory for mixture.json, checkpoints and metrics.
     model: shape of the decoder.
     optimizer: of `mlm.training.optimizers`.
     mesh_shape: {"data", "fsdp", "tensor"} -> devices.
@@ -80,6 +83,7 @@ def pretrain(
     ),
   )
   print(sampling.format_plan(plan))
+  sampling.write_plan(plan, os.path.join(output, MIXTURE_FILE))
   flops = counting.training_flops_per_token(model, sequence_length)
   tokens = num_steps * batch_size * sequence_length
   print(
