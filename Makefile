@@ -8,6 +8,9 @@ SAMPLE := tests/testdata/crawl
 INPUT ?= $(SAMPLE)/sample_crawl.warc.gz
 # Pages per validation page (mC4: 1000; a small crawl needs more validation).
 VALIDATION_MODULUS ?= 5
+# Training steps: 4,096 tokens each. The sample is small; a crawl of thousands of
+# pages deserves half an hour on two cores.
+PRETRAIN_STEPS ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),400,3000)
 # Truth table (url, language) to compare language identification with; may be empty.
 TRUTH ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),$(SAMPLE)/sample_crawl.tsv,)
 RUN ?= runs/$(firstword $(subst ., ,$(notdir $(INPUT))))
@@ -39,7 +42,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 quickstart: setup
 	$(RUN_PYTHON) -m beam_pipelines.mc4 --input=$(INPUT) --output=$(RUN)/corpus --validation_modulus=$(VALIDATION_MODULUS) $(if $(filter $(SAMPLE)/%,$(INPUT)),--bad_words=$(SAMPLE)/bad_words)
 	$(JOB) train_tokenizer --gin_file=$G/train_tokenizer.gin --gin.CORPUS=$(RUN)/corpus --gin.OUTPUT=$(RUN)/tokenizer
-	$(JOB) pretrain --gin_file=$G/pretrain.gin --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/pretrain
+	$(JOB) pretrain --gin_file=$G/pretrain.gin --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/pretrain --gin.STEPS=$(PRETRAIN_STEPS)
 	$(JOB) make_instructions --gin_file=$G/make_instructions.gin --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/instructions
 	$(JOB) finetune --gin_file=$G/finetune.gin --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/pretrain --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/sft
 	$(JOB) make_preferences --gin_file=$G/make_preferences.gin --gin.TOKENIZER=$(RUN)/tokenizer --gin.POLICY=$(RUN)/sft --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/preferences

@@ -20,7 +20,11 @@ _BAR_INCHES = 0.2
 
 def _svg(figure) -> str:
   buffer = io.StringIO()
-  figure.savefig(buffer, format="svg", bbox_inches="tight")
+  # The same figure gives the same bytes.
+  with matplotlib.rc_context({"svg.hashsalt": "figure"}):
+    figure.savefig(
+      buffer, format="svg", bbox_inches="tight", metadata={"Date": None}
+    )
   plt.close(figure)
   text = buffer.getvalue()
   return text[text.index("<svg") :]
