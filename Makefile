@@ -13,9 +13,17 @@ VALIDATION_MODULUS ?= 5
 PRETRAIN_STEPS ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),400,3000)
 # Truth table (url, language) to compare language identification with; may be empty.
 TRUTH ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),$(SAMPLE)/sample_crawl.tsv,)
-RUN ?= runs/$(firstword $(subst ., ,$(notdir $(INPUT))))
+RUN ?= runs/$(if $(OVERLAY),$(notdir $(OVERLAY))_)$(firstword $(subst ., ,$(notdir $(INPUT))))
 G := gin/experiments/quickstart
+# A directory of gin files named by job that win over the quickstart's.
+OVERLAY ?=
+ifneq ($(OVERLAY),)
+ifeq ($(wildcard $(OVERLAY)/*.gin),)
+$(error OVERLAY=$(OVERLAY) holds no gin file; give a directory such as gin/overlays/tiny)
+endif
+endif
 JOB := $(RUN_PYTHON) -m mlm.run
+GIN = --gin_file=$G/$1.gin $(if $(wildcard $(OVERLAY)/$1.gin),--gin_file=$(OVERLAY)/$1.gin)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/compilation_cache
@@ -25,6 +33,7 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/compilation_cache
 help:
 	@echo "make quickstart             crawl -> corpus -> tokenizer -> pretraining -> SFT -> reward model -> RLOO -> report"
 	@echo "make quickstart INPUT=FILE  the same on your own WARC or WET (RUN=DIR for the results)"
+	@echo "make quickstart OVERLAY=gin/overlays/tiny   a smoke test of two minutes: every step, next to no training"
 	@echo "make test                   sets up and runs the tests;  make test-slow: the long ones too"
 	@echo "make lint                   ruff check and format check"
 	@echo "make clean                  removes runs/ (results); the environment stays"
@@ -41,15 +50,15 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 # Every step returns at once when its result is there, and resumes when half done.
 quickstart: setup
 	$(RUN_PYTHON) -m beam_pipelines.mc4 --input=$(INPUT) --output=$(RUN)/corpus --validation_modulus=$(VALIDATION_MODULUS) $(if $(filter $(SAMPLE)/%,$(INPUT)),--bad_words=$(SAMPLE)/bad_words)
-	$(JOB) train_tokenizer --gin_file=$G/train_tokenizer.gin --gin.CORPUS=$(RUN)/corpus --gin.OUTPUT=$(RUN)/tokenizer
-	$(JOB) pretrain --gin_file=$G/pretrain.gin --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/pretrain --gin.STEPS=$(PRETRAIN_STEPS)
-	$(JOB) make_instructions --gin_file=$G/make_instructions.gin --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/instructions
-	$(JOB) finetune --gin_file=$G/finetune.gin --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/pretrain --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/sft
-	$(JOB) make_preferences --gin_file=$G/make_preferences.gin --gin.TOKENIZER=$(RUN)/tokenizer --gin.POLICY=$(RUN)/sft --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/preferences
-	$(JOB) train_reward_model --gin_file=$G/train_reward_model.gin --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/sft --gin.PREFERENCES=$(RUN)/preferences --gin.OUTPUT=$(RUN)/reward_model
-	$(JOB) align_rloo --gin_file=$G/align_rloo.gin --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/sft --gin.REWARD_MODEL=$(RUN)/reward_model --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/rloo
-	$(JOB) evaluate --gin_file=$G/evaluate.gin --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.PRETRAINED=$(RUN)/pretrain --gin.SFT=$(RUN)/sft --gin.REWARD_MODEL=$(RUN)/reward_model --gin.RLOO=$(RUN)/rloo --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/evaluation
-	$(JOB) report --gin_file=$G/report.gin --gin.RUN=$(RUN) --gin.OUTPUT=$(RUN)/report --gin.TRUTH="'$(TRUTH)'"
+	$(JOB) train_tokenizer $(call GIN,train_tokenizer) --gin.CORPUS=$(RUN)/corpus --gin.OUTPUT=$(RUN)/tokenizer
+	$(JOB) pretrain $(call GIN,pretrain) --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/pretrain $(if $(OVERLAY),,--gin.STEPS=$(PRETRAIN_STEPS))
+	$(JOB) make_instructions $(call GIN,make_instructions) --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/instructions
+	$(JOB) finetune $(call GIN,finetune) --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/pretrain --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/sft
+	$(JOB) make_preferences $(call GIN,make_preferences) --gin.TOKENIZER=$(RUN)/tokenizer --gin.POLICY=$(RUN)/sft --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/preferences
+	$(JOB) train_reward_model $(call GIN,train_reward_model) --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/sft --gin.PREFERENCES=$(RUN)/preferences --gin.OUTPUT=$(RUN)/reward_model
+	$(JOB) align_rloo $(call GIN,align_rloo) --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/sft --gin.REWARD_MODEL=$(RUN)/reward_model --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/rloo
+	$(JOB) evaluate $(call GIN,evaluate) --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.PRETRAINED=$(RUN)/pretrain --gin.SFT=$(RUN)/sft --gin.REWARD_MODEL=$(RUN)/reward_model --gin.RLOO=$(RUN)/rloo --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/evaluation
+	$(JOB) report $(call GIN,report) --gin.RUN=$(RUN) --gin.OUTPUT=$(RUN)/report --gin.TRUTH="'$(TRUTH)'"
 	@echo "Report: $(RUN)/report/report.html"
 
 test: setup

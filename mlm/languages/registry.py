@@ -276,8 +276,9 @@ def _unknown(source: str, code: str, reason: str = "") -> UnknownLanguageError:
     reason = (
       f"the nearest known are {nearest}; use one of them or leave the text out"
     )
+  kind = "canonical" if source == "code" else source
   return UnknownLanguageError(
-    f"unknown {source} language code {code!r}: {reason}"
+    f"unknown {kind} language code {code!r}: {reason}"
   )
 
 
