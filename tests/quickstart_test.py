@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import zlib
 
+import nbclient
+import nbformat
 import pytest
 
 from beam_pipelines import mc4
@@ -192,3 +194,15 @@ def test_results_say_reward_and_kl_by_language(chain):
   assert all(
     0 < row["bits_per_byte"] < 16 for row in results["bits_per_byte"].values()
   )
+
+
+def test_the_notebook_runs_on_it(chain, monkeypatch):
+  run, *_ = chain
+  monkeypatch.setenv("MLM_RUN", str(run))
+  notebook = nbformat.read(ROOT / "notebooks" / "explore_run.ipynb", 4)
+  client = nbclient.NotebookClient(
+    notebook, resources={"metadata": {"path": ROOT / "notebooks"}}
+  )
+  client.execute()
+  last = "".join(o.get("text", "") for o in notebook.cells[-1].outputs)
+  assert last.count("sft:") == last.count("rloo:") == 2
