@@ -8,9 +8,9 @@ SAMPLE := tests/testdata/crawl
 INPUT ?= $(SAMPLE)/sample_crawl.warc.gz
 # Pages per validation page (mC4: 1000; a small crawl needs more validation).
 VALIDATION_MODULUS ?= 5
-# Training steps: 4,096 tokens each. The sample is small; a crawl of thousands of
+# Training steps: 2,048 tokens each. The sample is small; a crawl of thousands of
 # pages deserves half an hour on two cores.
-PRETRAIN_STEPS ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),400,3000)
+PRETRAIN_STEPS ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),800,6000)
 # Truth table (url, language) to compare language identification with; may be empty.
 TRUTH ?= $(if $(filter $(SAMPLE)/%,$(INPUT)),$(SAMPLE)/sample_crawl.tsv,)
 RUN ?= runs/$(if $(OVERLAY),$(notdir $(OVERLAY))_)$(firstword $(subst ., ,$(notdir $(INPUT))))
