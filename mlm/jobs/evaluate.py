@@ -10,10 +10,10 @@ from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.alignment import generation, rewards, rloo, scoring
 from mlm.data import prompts
 from mlm.decoding import rollouts
-from mlm.evaluation import bits_per_byte, judge, win_rate
+from mlm.evaluation import bits_per_byte, judge, tables, win_rate
 from mlm.instructions import records as records_lib
 from mlm.jobs import align_rloo, training_run
-from mlm.languages import groups, registry
+from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.text import documents
 from mlm.tokenizers import load, special
@@ -148,7 +148,7 @@ def evaluate(
       rows, responses[name], processor, prompt_length, samples_per_prompt
     )
     parts[name] = _in_batches(
-      lambda r, a, l: score(r, a, l),
+      score,
       (token_rows, responses[name], language_ids),
       batch_size * samples_per_prompt,
     )
@@ -177,7 +177,7 @@ def evaluate(
   with open(partial, "w", encoding="utf-8") as f:
     json.dump(results, f, ensure_ascii=False, indent=1)
   os.replace(partial, path)
-  _print(results)
+  print(tables.results_tables(results))
   print(f"Results: {path}")
 
 
@@ -352,60 +352,3 @@ def _examples(rows, responses, processor, samples_per_prompt) -> list[dict]:
       {"language": row["language"], "prompt": row["prompt"], **texts}
     )
   return examples
-
-
-def _print_groups(generation, win) -> None:
-  """Macro averages over the languages of each Joshi class."""
-  columns = [
-    {c: row[name] for c, row in of.items()}
-    for of, name in (
-      (generation["sft"]["by_language"], "reward"),
-      (generation["rloo"]["by_language"], "reward"),
-      (generation["rloo"]["by_language"], "kl"),
-      (win["by_language"], "delta"),
-    )
-  ]
-  for name, codes in groups.members(columns[0], "joshi_class").items():
-    sft, rloo_mean, kl, delta = (
-      groups.macro_average(values, codes) for values in columns
-    )
-    told = f"{delta:.1f}" if delta is not None else "not judged"
-    print(
-      f"{f'class {name} ({len(codes)})':<12}{sft:>16.3f}{rloo_mean:>16.3f}"
-      f"{kl:>8.2f}{told:>8}"
-    )
-
-
-def _print(results) -> None:
-  print(
-    f"\n{'language':<12}{'bits/byte':>10}{'unigram':>10}{'train tokens':>14}"
-  )
-  for code, row in results["bits_per_byte"].items():
-    print(
-      f"{code:<12}{row['bits_per_byte']:>10.3f}{row['unigram_entropy']:>10.3f}"
-      f"{row['train_tokens']:>14,}"
-    )
-  sft, rloo_rows = (results["generation"][n] for n in ("sft", "rloo"))
-  win = results["win_rate"]
-  print(
-    f"\n{'language':<12}{'SFT reward':>16}{'RLOO reward':>16}{'KL':>8}"
-    f"{'delta':>8}{'95 % interval':>18}"
-  )
-  for code in ["overall", *sft["by_language"]]:
-    of = (
-      [x["overall"] for x in (sft, rloo_rows)]
-      if code == "overall"
-      else [x["by_language"][code] for x in (sft, rloo_rows)]
-    )
-    told = [
-      f"{row['reward']:.3f} ± {row['reward_standard_error'] or float('nan'):.3f}"
-      for row in of
-    ]
-    w = win["overall"] if code == "overall" else win["by_language"].get(code)
-    interval = f"[{w['low']:.1f}, {w['high']:.1f}]" if w else "not judged"
-    delta = f"{w['delta']:.1f}" if w else ""
-    print(
-      f"{code:<12}{told[0]:>16}{told[1]:>16}{of[1]['kl']:>8.2f}{delta:>8}"
-      f"{interval:>18}"
-    )
-  _print_groups(results["generation"], win)
