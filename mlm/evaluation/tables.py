@@ -68,8 +68,8 @@ def _class_rows(generation, win):
     sft, rloo, kl, delta = (
       groups.macro_average(values, codes) for values in columns
     )
-    told = f"{delta:.1f}" if delta is not None else "not judged"
+    told = f"{delta:>8.1f}" if delta is not None else f"{'not judged':>26}"
     yield (
       f"{f'class {name} ({len(codes)})':<12}{sft:>16.3f}{rloo:>16.3f}"
-      f"{kl:>8.2f}{told:>8}"
+      f"{kl:>8.2f}{told}"
     )
