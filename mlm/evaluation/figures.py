@@ -60,11 +60,12 @@ def pages_by_stage(funnel: Mapping, languages: Sequence[str]) -> str:
   for colour, stage in zip(colours[1:], shown):
     axes.barh(
       range(len(languages)),
-      [max(funnel[c][stage]["kept"], 0.5) for c in languages],
+      [funnel[c][stage]["kept"] for c in languages],
       color=colour,
       label=f"after {stage}",
     )
   axes.set_xscale("log")
+  axes.set_xlim(left=0.5)  # a page has a bar, none has none
   axes.legend(fontsize=7, loc="lower right")
   return _svg(figure)
 
