@@ -30,6 +30,16 @@ def read_json(path: str):
     return json.loads(f.read())
 
 
+def exists(path: str) -> bool:
+  return _files.exists(path)
+
+
+def read_lines(path: str) -> list[str]:
+  """Lines of a small gzip file."""
+  with _files.open(path) as f:  # decompressed by its name
+    return f.read().decode().splitlines()
+
+
 def write_json(path: str, value) -> None:
   """Writes JSON so that the file is complete or not there."""
   partial = f"{path}.partial"
@@ -133,6 +143,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
   return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
+def _order(code: str) -> tuple:
+  """Languages of the registry in its order, then others by name."""
+  known = code in registry.codes()
+  return (not known, registry.index(code) if known else 0, code)
+
+
 def count(
   pipeline: str,
   stages: Sequence[str],
@@ -170,7 +186,9 @@ def count(
     lines["global_duplicate"] += num_global
     lines["local_duplicate"] += num_local
   for code, outcome in outcomes.items():
-    documents = sum(n["documents"] for n in languages.get(code, {}).values())
+    documents = sum(
+      n["documents"] - n["repeats"] for n in languages.get(code, {}).values()
+    )
     if documents != outcome.get(("", ""), 0):
       raise RuntimeError(
         f"{code}: {documents} documents in shards, but {outcome.get(('', ''), 0)}"
@@ -180,7 +198,7 @@ def count(
     "pipeline": pipeline,
     "languages": {
       code: dict(sorted(languages[code].items()))
-      for code in sorted(languages, key=registry.index)
+      for code in sorted(languages, key=_order)
     },
     "stages": list(stages),
     "funnel": {
@@ -219,12 +237,12 @@ def table(counts: dict) -> str:
     rows.append((funnel[first]["in"], code, funnel[last]["kept"], reasons))
   rows.sort(key=lambda row: (-row[0], row[1]))
   by_language = {code: (pages, kept) for pages, code, kept, _ in rows}
-  identified = [code for code in by_language if code != "und"]
+  known = [code for code in by_language if code in registry.codes()]
   total_in, total_kept = (sum(row[i] for row in rows) for i in (0, 2))
   lines = [f"{'language':<12}{'pages':>11}{'kept':>11}  dropped"]
   for pages, code, kept, reasons in rows:
     lines.append(f"{code:<12}{pages:>11,}{kept:>11,}  {', '.join(reasons)}")
-  for name, codes in groups.members(identified, "joshi_class").items():
+  for name, codes in groups.members(known, "joshi_class").items():
     pages, kept = (sum(by_language[c][i] for c in codes) for i in (0, 1))
     lines.append(f"{f'class {name}':<12}{pages:>11,}{kept:>11,}")
   lines.append(f"{'all':<12}{total_in:>11,}{total_kept:>11,}")

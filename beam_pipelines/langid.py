@@ -51,3 +51,42 @@ def identify(text: str) -> tuple[str | None, float]:
   result = _identifier().FindLanguage(text=text.replace("\0", " "))
   code = _code_of(result.language)
   return code, float(result.probability) if code else 0.0
+
+
+@functools.cache
+def _second_codes() -> dict[str, str]:
+  """Canonical codes by CLD2's label; several labels may name one language."""
+  import pycld2
+
+  codes = {}
+  for label in {label for _, label in pycld2.LANGUAGES}:
+    for source in ("cld3", "bcp47", "iso639_3"):
+      try:
+        codes[label] = registry.lookup(source, label).code
+        break
+      except registry.UnknownLanguageError:
+        continue
+  return codes
+
+
+def second_agrees(text: str, code: str) -> bool | None:
+  """Whether CLD2 names a language too; None if it has no label for it.
+
+  cld3 gives a page of a language that it does not know a neighbour's label,
+  and surely; CLD2 knows more languages, and errs on other pages.
+
+  Args:
+    text: any text.
+    code: canonical code, of `identify`.
+  """
+  import pycld2
+
+  codes = _second_codes()
+  if code not in codes.values():
+    return None
+  try:
+    _, _, found = pycld2.detect(text, isPlainText=True)
+  except pycld2.error:  # CLD2 refuses control characters
+    text = "".join(c if c.isprintable() else " " for c in text)
+    _, _, found = pycld2.detect(text, isPlainText=True)
+  return codes.get(found[0][1]) == code

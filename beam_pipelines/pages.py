@@ -1,8 +1,10 @@
 """Stage one: from crawl files to labelled pages, staged in parts on disk.
 
 A page is a dict: id ("<input>.<byte>.<n>", unique and in order of the input),
-url, timestamp, text, language (code or None), language_probability, and drop
-(None, or [stage, reason]). Every page record of the input gives one, so nothing
+url, timestamp, text, language (code or None), language_probability, script_share
+(of the letters, in the language's script), second_agrees (CLD2: true, false, or
+None for a language it does not know) if wanted, and drop (None, or [stage,
+reason]). Every page record of the input gives one, so nothing
 is lost without a trace.
 """
 
@@ -18,6 +20,8 @@ from apache_beam.io import filesystems
 from apache_beam.metrics import Metrics
 
 from beam_pipelines import extract, langid, read
+from mlm.languages import registry
+from mlm.text import scripts
 
 _RAW = filesystems.CompressionTypes.UNCOMPRESSED
 _REPORT_SECONDS = 5.0
@@ -44,7 +48,9 @@ def staged_path(directory: str, part: Part) -> str:
   return filesystems.FileSystems.join(directory, name)
 
 
-def page_of_record(record: read.Record, page_id: str) -> dict:
+def page_of_record(
+  record: read.Record, page_id: str, *, second_opinion: bool
+) -> dict:
   """Extracts and identifies one record."""
   page = {
     "id": page_id,
@@ -53,6 +59,7 @@ def page_of_record(record: read.Record, page_id: str) -> dict:
     "text": "",
     "language": None,
     "language_probability": 0.0,
+    "script_share": 0.0,
     "drop": None,
   }
   if record.reason:
@@ -64,19 +71,29 @@ def page_of_record(record: read.Record, page_id: str) -> dict:
   if not text:
     return {**page, "drop": ["extract", "empty"]}
   code, probability = langid.identify(text)
-  return {
+  page = {
     **page,
     "text": text,
     "language": code,
     "language_probability": round(probability, 6),
   }
+  if code:
+    share = scripts.script_share(text, registry.get(code).script)
+    page["script_share"] = round(share, 6)
+    if second_opinion:
+      page["second_agrees"] = langid.second_agrees(text, code)
+  return page
 
 
-def read_pages(part: Part) -> Iterator[dict]:
+def read_pages(part: Part, *, second_opinion: bool) -> Iterator[dict]:
   """The pages of a part, dropped ones included."""
   with filesystems.FileSystems.open(part.path, compression_type=_RAW) as stream:
     for record in read.read_records(stream, part.start, part.stop):
-      yield page_of_record(record, f"{part.number:05d}.{record.position}")
+      yield page_of_record(
+        record,
+        f"{part.number:05d}.{record.position}",
+        second_opinion=second_opinion,
+      )
 
 
 class StagePages(beam.DoFn):
@@ -86,8 +103,9 @@ class StagePages(beam.DoFn):
   repeats only the parts it was in the middle of.
   """
 
-  def __init__(self, directory: str):
+  def __init__(self, directory: str, *, second_opinion: bool):
     self._directory = directory
+    self._second_opinion = second_opinion
 
   def setup(self):
     langid.identify("loads the model")
@@ -105,7 +123,7 @@ class StagePages(beam.DoFn):
           fileobj=raw, mode="wb", mtime=0, filename="", compresslevel=1
         ) as f,
       ):
-        for page in read_pages(part):
+        for page in read_pages(part, second_opinion=self._second_opinion):
           self._report(part, page)
           f.write(json.dumps(page, ensure_ascii=False).encode() + b"\n")
           stage, reason = page["drop"] or ("extract", "page")

@@ -12,10 +12,13 @@ import json
 import apache_beam as beam
 from apache_beam.io import filesystems
 
+from beam_pipelines import corpus
+from mlm.languages import registry
 from mlm.text import documents, normalize, segment
 
 UNDETERMINED = "und"
 _SAMPLE_SIZE = 5
+_LISTS = ("shards", "decisions")  # small files for the driver
 _DOCUMENT_FIELDS = (
   "url",
   "timestamp",
@@ -45,7 +48,14 @@ def shard_of(page: dict, num_shards: int) -> int:
   return int.from_bytes(url_hash(page)[:8], "big") % num_shards
 
 
-def _write_lines(lines: list[str], *path: str) -> None:
+def _place(page: dict, copy: int) -> bytes:
+  """Where a copy of a page stands in its shard: the copies are far apart."""
+  if not copy:
+    return url_hash(page)
+  return hashlib.md5(url_hash(page) + copy.to_bytes(4, "big")).digest()
+
+
+def write_lines(lines: list[str], *path: str) -> None:
   path = filesystems.FileSystems.join(*path)
   content = "".join(f"{line}\n" for line in lines).encode()
   if path.endswith(".gz"):
@@ -54,6 +64,12 @@ def _write_lines(lines: list[str], *path: str) -> None:
     path, compression_type=filesystems.CompressionTypes.UNCOMPRESSED
   ) as f:
     f.write(content)
+
+
+def _num_words(text: str, language: str) -> int:
+  """As the registry's language counts them; by spaces in any other."""
+  known = language in registry.codes()
+  return segment.num_words(text, language if known else "eng_Latn")
 
 
 class _WriteShard(beam.DoFn):
@@ -66,18 +82,24 @@ class _WriteShard(beam.DoFn):
   def process(self, element):
     (language, split, shard), pages = element
     pages = [page for page in pages if page is not None]
-    counts = collections.Counter(documents=0, words=0, characters=0, bytes=0)
+    counts = collections.Counter(
+      documents=0, repeats=0, words=0, characters=0, bytes=0
+    )
     lines = []
-    for page in sorted(pages, key=lambda p: (url_hash(p), p["id"])):
+    for _, number, page in sorted(
+      ((_place(p, n), n, p) for p in pages for n in range(p.get("copies", 1))),
+      key=lambda row: (row[0], row[2]["id"]),
+    ):
       fields = {name: page[name] for name in _DOCUMENT_FIELDS}
       lines.append(documents.to_json(documents.Document(**fields)))
       text = page["text"]
       counts["documents"] += 1
-      counts["words"] += segment.num_words(text, language)
+      counts["repeats"] += number > 0
+      counts["words"] += _num_words(text, language)
       counts["characters"] += len(text)
       counts["bytes"] += len(text.encode())
     name = f"{split}-{shard:05d}-of-{self._num_shards:05d}.jsonl.gz"
-    _write_lines(lines, self._directory, language, name)
+    write_lines(lines, self._directory, language, name)
     yield language, split, dict(counts)
 
 
@@ -135,7 +157,7 @@ class _WriteDecisions(beam.DoFn):
       for i, number in enumerate(page["removed_lines"]):
         lines_removed[i] += number
     name = f"{language}-{shard:05d}-of-{self._num_shards:05d}.jsonl.gz"
-    _write_lines(lines, self._directory, "decisions", name)
+    write_lines(lines, self._directory, "decisions", name)
     yield (
       language,
       [[*key, number] for key, number in sorted(counts.items())],
@@ -178,7 +200,7 @@ class _WriteSample(beam.DoFn):
       for page in sorted(pages, key=lambda p: p["id"])
     ]
     name = f"{stage}.{reason}.jsonl"
-    _write_lines(lines, self._directory, "dropped", language, name)
+    write_lines(lines, self._directory, "dropped", language, name)
     yield name
 
 
@@ -196,19 +218,43 @@ def write_samples(dropped, directory):
   )
 
 
+def write_corpus(
+  kept, dropped, directory, *, stages, num_shards, validation_modulus
+) -> None:
+  """Writes shards, decisions and samples; what was counted goes to `stages`."""
+  written = write_shards(
+    kept,
+    directory,
+    num_shards=num_shards,
+    validation_modulus=validation_modulus,
+  )
+  decided = write_decisions(
+    (kept, dropped) | "kept and dropped" >> beam.Flatten(),
+    directory,
+    num_shards=num_shards,
+  )
+  write_samples(dropped, directory)
+  for name, rows in zip(_LISTS, (written, decided)):
+    path = filesystems.FileSystems.join(stages, f"{name}.json")
+    _ = (
+      rows
+      | f"list {name}" >> beam.combiners.ToList()
+      | f"write list of {name}" >> beam.ParDo(_WriteList(path))
+    )
+
+
+def read_lists(stages) -> tuple[list, list]:
+  """Rows of `write_shards` and `write_decisions` of a finished pipeline."""
+  return tuple(
+    corpus.read_json(filesystems.FileSystems.join(stages, f"{name}.json"))
+    for name in _LISTS
+  )
+
+
 class _WriteList(beam.DoFn):
   def __init__(self, path):
     self._path = path
 
   def process(self, rows):
-    _write_lines([json.dumps(rows)], self._path)
+    write_lines([json.dumps(rows)], self._path)
     yield self._path
-
-
-def write_list(rows, label: str, path: str):
-  """Writes a small PCollection as one JSON list, for the driver to read."""
-  return (
-    rows
-    | f"list {label}" >> beam.combiners.ToList()
-    | f"write list of {label}" >> beam.ParDo(_WriteList(path))
-  )

@@ -76,20 +76,21 @@ def pattern_of(language: str, words: tuple[str, ...]) -> re.Pattern:
 
 
 def bad_words(
-  text: str, pattern: re.Pattern | None, *, url: str, keep_one_in: int
+  text: str, pattern: re.Pattern | None, *, url: str, filter_fraction: float
 ) -> str | None:
-  """Drops pages with a listed word, but for a hashed share of them.
+  """Drops a fraction of the pages with a listed word, chosen by their URLs.
 
-  mC4 filters a fraction of 0.999, so one in a thousand such pages stays, chosen
-  by the hash of its URL (TensorFlow Datasets, c4_utils).
+  Source: TensorFlow Datasets, c4_utils: the MD5 of the URL over the exact ratio
+  that the floating-point fraction is.
 
   Args:
     text: page.
     pattern: of `pattern_of`; None if the language has no list.
     url: normalised URL.
-    keep_one_in: 1000 for mC4.
+    filter_fraction: 0.999 for mC4, 1.0 for C4.
   """
   if pattern is None or not pattern.search(text.lower()):
     return None
   digest = int(hashlib.md5(url.encode()).hexdigest(), 16)
-  return None if digest % keep_one_in == keep_one_in - 1 else "bad_word"
+  numerator, denominator = filter_fraction.as_integer_ratio()
+  return None if digest % denominator >= numerator else "bad_word"

@@ -1,6 +1,9 @@
 """Normal forms that hashing and deduplication compare; never shown to people."""
 
+import functools
 import re
+import sys
+import unicodedata
 
 _SCHEME = re.compile(r"https?://(?:www\.)?")
 # A query that opens with one of these says where the reader came from.
@@ -26,3 +29,36 @@ def fold_line(line: str) -> str:
   Source: line deduplication of the C4 builder of TensorFlow Datasets.
   """
   return line.strip().lower()
+
+
+# CCNet's set as code points: ASCII and CJK punctuation, a few quotes, controls
+# but tab and line feed, and, by an old slip, the full-width one.
+PUNCTUATION = (
+  "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~«´»–—’“”„…∶━►、。〈〉《》「」【】！％（），．１：；？～"
+  + "".join(map(chr, [*range(9), 11, 12, *range(13, 32), *range(127, 160)]))
+)
+_TO_SPACE = str.maketrans(PUNCTUATION, " " * len(PUNCTUATION))
+_NUMBER = re.compile(r"\d+(?:[.,،٫⎖⎗⎘]\d+)?")
+
+
+def simplify(text: str) -> str:
+  """The form under which near-duplicates are compared.
+
+  Lower case; a number in the digits of any script becomes 0; punctuation
+  becomes a space; white space is folded; combining marks (Unicode Mn) go, which
+  in Indic scripts and Thai takes vowel signs too.
+
+  Source: FineWeb2 (Penedo et al. 2025) as datatrove 0.10 does it.
+  """
+  text = _NUMBER.sub("0", text.lower()).translate(_TO_SPACE)
+  text = " ".join(text.split())
+  if not text.isascii():
+    text = unicodedata.normalize("NFD", text).translate(_without_marks())
+  return text.strip()
+
+
+@functools.cache
+def _without_marks() -> dict[int, None]:
+  """Translation that deletes every mark; all lie from U+0300 on."""
+  codes = range(0x300, sys.maxunicode + 1)
+  return dict.fromkeys(i for i in codes if unicodedata.category(chr(i)) == "Mn")

@@ -6,7 +6,10 @@ MANIFEST = {"settings": {"a": 1, "b": [["x", 2]]}, "versions": {"lib": "1"}}
 
 
 def counts_of(number):
-  return dict.fromkeys(("documents", "words", "characters", "bytes"), number)
+  return {
+    **dict.fromkeys(("documents", "words", "characters", "bytes"), number),
+    "repeats": 0,
+  }
 
 
 def test_counts_are_sums_over_shards_and_decisions():

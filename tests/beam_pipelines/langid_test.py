@@ -37,3 +37,22 @@ def test_beam_is_not_imported():
     "sys.exit('apache_beam' in sys.modules)"
   )
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_second_opinion():
+  """CLD2 on sentences of ours, and on a language that cld3 lacks."""
+  oromo = "Ummanni Oromoo afaan Oromootiin dubbata, barreessas; biyya isaas."
+  assert langid.identify(oromo)[0] not in (None, "orm_Latn")
+  assert langid.second_agrees(oromo, "som_Latn") is False
+  for code, text in {
+    "swh_Latn": "Wakulima walitengeneza daraja la zamani kabla ya mvua.",
+    "tha_Thai": "ชาวนาซ่อมสะพานเก่าก่อนฝนตก",
+    "ell_Grek": "Οι αγρότες επισκεύασαν την παλιά γέφυρα.",
+    "zho_Hani": "农民们在下雨前修好了旧桥，大家都很高兴。",
+    "heb_Hebr": "החקלאים תיקנו את הגשר הישן לפני הגשם.",
+    "srp_Cyrl": "Сељаци су поправили стари мост пре кише, и сви су се радовали.",
+  }.items():
+    assert langid.second_agrees(text, code) is True
+    assert langid.second_agrees(text + "\x00\x07", code) is True
+    assert langid.second_agrees(text, "fra_Latn") is False
+  assert langid.second_agrees("namaste duniya", "hin_Latn") is None

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from beam_pipelines import mc4
+from beam_pipelines import driver, mc4
 from mlm.text import documents, segment
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -149,6 +149,7 @@ def test_a_corpus_from_end_to_end(corpus, crawl, records, capsys):
       docs = list(documents.read_documents(corpus, code, split))
       assert expected == {
         "documents": len(docs),
+        "repeats": 0,
         "words": sum(segment.num_words(d.text, code) for d in docs),
         "characters": sum(len(d.text) for d in docs),
         "bytes": sum(len(d.text.encode()) for d in docs),
@@ -199,7 +200,7 @@ def test_equal_input_gives_equal_bytes_and_a_finished_corpus_stays(
   moved = tmp_path / "elsewhere"
   moved.mkdir()
   shutil.copy(warc, moved / "c.warc.gz")
-  monkeypatch.setattr(mc4, "_PART_BYTES", 2000)
+  monkeypatch.setattr(driver, "_PART_BYTES", 2000)
   mc4.run(arguments(moved / "c.warc.gz", tmp_path / "again", word_lists))
   assert tree(tmp_path / "again") == tree(corpus)
   monkeypatch.undo()

@@ -7,7 +7,7 @@ from beam_pipelines.filters import bad_words
 
 def check(text, language, words, url="x.example/1"):
   pattern = bad_words.pattern_of(language, words)
-  return bad_words.bad_words(text, pattern, url=url, keep_one_in=1000)
+  return bad_words.bad_words(text, pattern, url=url, filter_fraction=0.999)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +44,15 @@ def test_one_page_in_a_thousand_stays_by_hash_of_its_url():
   urls = [f"site.example/{n}" for n in range(5000)]
   kept = [u for u in urls if check("a zorb", "eng", ("zorb",), u) is None]
   digests = {u: int(hashlib.md5(u.encode()).hexdigest(), 16) for u in urls}
-  assert kept == [u for u in urls if digests[u] % 1000 == 999]
+  numerator, denominator = (0.999).as_integer_ratio()
+  assert kept == [u for u in urls if digests[u] % denominator >= numerator]
   assert 0 < len(kept) < 20
 
 
 def test_no_list_no_rule():
-  assert bad_words.bad_words("zorb", None, url="u", keep_one_in=1000) is None
+  assert (
+    bad_words.bad_words("zorb", None, url="u", filter_fraction=0.999) is None
+  )
 
 
 def test_lists_are_read_by_language_and_the_rest_is_told(tmp_path):

@@ -1,11 +1,20 @@
 from beam_pipelines.filters import language
+from mlm.languages import registry
+from mlm.text import scripts
 
 
-def reason(text, code, probability, languages=None, script_share=0.2):
+def reason(
+  text, code, probability, languages=None, script_share=0.2, second=None
+):
+  share = scripts.script_share(text, registry.get(code).script) if code else 0.0
+  page = {
+    "language": code,
+    "language_probability": probability,
+    "script_share": share,
+    "second_agrees": second,
+  }
   return language.language(
-    text,
-    code,
-    probability,
+    page,
     languages=languages,
     min_probability=0.7,
     min_script_share=script_share,
@@ -29,3 +38,10 @@ def test_a_script_the_language_is_not_written_in():
   assert reason("ใช้คำสั่ง apt-get install", "tha_Thai", 0.99) is None
   assert reason("한국어와 漢字", "kor_Hang", 0.99) is None
   assert reason("ひらがな", "jpn_Jpan", 0.99) is None
+
+
+def test_a_second_detector_that_names_another_language():
+  assert reason("мост", "ukr_Cyrl", 0.9, second=False) == "second_detector"
+  # It agrees, does not know the language, or was not asked.
+  assert reason("мост", "ukr_Cyrl", 0.9, second=True) is None
+  assert reason("мост", "ukr_Cyrl", 0.9, second=None) is None
