@@ -1,13 +1,12 @@
 """Chunks of text whose language is declared: reading, cleaning, comparing.
 
-A chunk is a sentence, verse or segment, a JSON line with text, language (ISO
-639-3 and script, "swh_Latn"; any language, in the registry or not) and corpus,
-the name of the data set that it comes from. In a pipeline it is a page
+A chunk is a sentence, verse or segment, a row with text, language (ISO 639-3
+and script, "swh_Latn"; any language, in the registry or not) and corpus, the
+name of the data set that it comes from. In a pipeline it is a page
 (`beam_pipelines.pages`) with a corpus.
 """
 
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -15,17 +14,16 @@ from collections.abc import Iterator
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from beam_pipelines import line_files
+from beam_pipelines import row_files
 from mlm.text import scripts
 
 _LABEL = re.compile(r"[a-z]{3}_[A-Z][a-z]{3}")
 _FIELDS = ("text", "language", "corpus")
-_MAX_LINE_BYTES = 1 << 24
 _MIN_SCRIPT_SHARE = 0.5
 
 
-def chunk_of_line(line: bytes, chunk_id: str) -> dict:
-  """A chunk, or a dropped one that says what is wrong with its line."""
+def chunk_of_row(row: dict, chunk_id: str) -> dict:
+  """A chunk, or a dropped one that says what is wrong with its row."""
   chunk = {
     "id": chunk_id,
     "url": chunk_id,
@@ -36,26 +34,19 @@ def chunk_of_line(line: bytes, chunk_id: str) -> dict:
     "corpus": "",
     "drop": None,
   }
-  try:
-    row = json.loads(line.decode())
-    fields = {name: row[name] for name in _FIELDS}
-  except UnicodeDecodeError:
-    return {**chunk, "drop": ["read", "not_utf8"]}
-  except (ValueError, KeyError, TypeError, RecursionError):
-    return {**chunk, "drop": ["read", "bad_json"]}
+  fields = {name: row.get(name) for name in _FIELDS}
   if not all(isinstance(value, str) for value in fields.values()):
-    return {**chunk, "drop": ["read", "bad_json"]}
+    return {**chunk, "drop": ["read", "missing_field"]}
   if not _LABEL.fullmatch(fields["language"]):
     return {**chunk, "drop": ["read", "bad_language"]}
   return {**chunk, **fields, "url": f"{fields['corpus']}#{chunk_id}"}
 
 
-def read_chunks(file: tuple[int, str]) -> Iterator[dict]:
-  """The chunks of a file of JSON lines: (number of the file, path)."""
-  number, path = file
-  lines = line_files.read_lines(path, max_bytes=_MAX_LINE_BYTES)
-  for position, (line, wrong) in enumerate(lines):
-    chunk = chunk_of_line(line, f"{number:05d}.{position:012d}")
+def read_chunks(number: int, path: str) -> Iterator[dict]:
+  """The chunks of a file of JSON lines or Parquet, the number-th input."""
+  rows = row_files.read_rows(path, _FIELDS)
+  for position, (row, wrong) in enumerate(rows):
+    chunk = chunk_of_row(row, f"{number:05d}.{position:012d}")
     yield {**chunk, "drop": ["read", wrong]} if wrong else chunk
 
 

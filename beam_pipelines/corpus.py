@@ -35,9 +35,9 @@ def exists(path: str) -> bool:
 
 
 def read_lines(path: str) -> list[str]:
-  """Lines of a small gzip file."""
+  """Lines, each with its break, of a file, gzip if its name says so."""
   with _files.open(path) as f:  # decompressed by its name
-    return f.read().decode().splitlines()
+    return f.read().decode().split("\n")[:-1]
 
 
 def write_json(path: str, value) -> None:

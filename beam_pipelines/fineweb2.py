@@ -35,7 +35,6 @@ THRESHOLDS = pathlib.Path(__file__).parent / "thresholds" / "fineweb2"
 _MINHASH = minhash.Config(ngram=5, buckets=14, hashes=8, seed=1)
 _CONFIDENCE = (0.3, 0.9)  # bounds of a language's threshold
 _MIN_SCRIPT_SHARE = 0.2
-_MAX_TURNS = 30
 _LIBRARIES = ("pycld2", "icu4py", "xxhash", "ftfy", "regex")
 _STAGES = (
   "read",
@@ -131,7 +130,7 @@ def copies(cluster_size: int) -> int:
   return 1
 
 
-def _settings(options) -> dict:
+def _settings(options) -> tuple[dict, driver.Inputs]:
   directory = pathlib.Path(options.thresholds)
   limits = {
     path.stem: json.loads(path.read_text())
@@ -144,14 +143,15 @@ def _settings(options) -> dict:
     )
   for code in limits.keys() - {"default"}:
     registry.get(code)
+  settings, inputs = driver.crawl_settings(options)
   return {
-    **driver.crawl_settings(options),
+    **settings,
     "min_script_share": _MIN_SCRIPT_SHARE,
     "minhash": dataclasses.asdict(_MINHASH),
     "confidence_bounds": _CONFIDENCE,
     "limits": limits,
     "rehydrate": options.rehydrate,
-  }
+  }, inputs
 
 
 def run(arguments: Sequence[str]) -> dict:
@@ -172,33 +172,42 @@ def run(arguments: Sequence[str]) -> dict:
     help="repeat a page by the size of its cluster, as FineWeb2's training does",
   )
   options, beam_arguments = parser.parse(arguments)
-  settings, output = _settings(options), options.output
-  counts, directory = driver.start(output, "fineweb2", settings, {}, _LIBRARIES)
+  (settings, inputs), output = _settings(options), options.output
+  counts, directory = driver.start(
+    output, "fineweb2", settings, inputs, {}, _LIBRARIES
+  )
   if counts is not None:
     return counts
 
   def make():
     return driver.make_pipeline(beam_arguments)
 
-  driver.stage_pages(directory, settings, make, second_opinion=True)
+  driver.stage_pages(
+    output, directory, settings, inputs, make, second_opinion=True
+  )
   stages = stages_lib.Stages(directory, make)
 
   print("Thresholds of confidence", flush=True)
   stages.run(
     "probabilities",
     lambda p: count_probabilities(
-      driver.staged_pages(p, directory, settings)[0]
+      driver.staged_pages(p, output, directory, settings)[0]
     ),
   )
   thresholds = confidence_thresholds(stages.rows("probabilities"))
 
   def sure(pipeline):
-    pages, unread = driver.staged_pages(pipeline, directory, settings)
+    pages, unread = driver.staged_pages(pipeline, output, directory, settings)
     pages, unsure = identified(pages, settings=settings, thresholds=thresholds)
     return pages, (unread, unsure) | "read and identified" >> beam.Flatten()
 
   print("Near-duplicates", flush=True)
-  stages.run("pairs-00", lambda p: minhash.similar_pairs(sure(p)[0], _MINHASH))
+  stages.run(
+    "pairs-00",
+    lambda p: minhash.similar_pairs(
+      sure(p)[0], _MINHASH, num_parts=driver.num_key_parts(settings)
+    ),
+  )
   stars = components.solve(stages, "pairs")
 
   print("Filtering and writing", flush=True)
@@ -220,16 +229,16 @@ def run(arguments: Sequence[str]) -> dict:
       (unsure, duplicates, poor) | "all dropped" >> beam.Flatten(),
       output,
       stages=directory,
-      num_shards=settings["shards"],
-      validation_modulus=settings["validation_modulus"],
+      settings=settings,
     )
   return driver.finish(
     output,
     directory,
     "fineweb2",
     _STAGES,
+    settings,
     started,
-    explain=lambda c: driver.explain_empty_crawl(c, settings["inputs"]),
+    explain=lambda c: driver.explain_empty_crawl(c, inputs),
   )
 
 

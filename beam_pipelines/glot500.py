@@ -156,23 +156,17 @@ def neighbours(texts: dict[str, list[str]]) -> list[dict]:
   return rows
 
 
-def _settings(options) -> dict:
+def _settings(options) -> tuple[dict, driver.Inputs]:
   thresholds = corpus.read_json(str(_THRESHOLDS))
   if options.min_chunks is not None:
     thresholds["min_chunks"] = options.min_chunks
-  return {
-    **driver.common_settings(options),
-    "thresholds": thresholds,
-  }
+  settings, inputs = driver.common_settings(options)
+  return {**settings, "thresholds": thresholds}, inputs
 
 
-def _read(pipeline, settings):
-  files = [(n, path) for n, (path, _) in enumerate(settings["inputs"])]
-  chunks = (
-    pipeline
-    | "input files" >> beam.Create(files)
-    | "spread files" >> beam.Reshuffle()
-    | "chunks" >> beam.FlatMap(chunks_lib.read_chunks)
+def _read(pipeline, output):
+  chunks = driver.spread_files(pipeline, output) | "chunks" >> beam.FlatMap(
+    lambda file: chunks_lib.read_chunks(*file[:2])
   )
   unread = chunks | "dropped on reading" >> beam.Filter(lambda c: c["drop"])
   return chunks | "read" >> beam.Filter(lambda c: not c["drop"]), unread
@@ -196,8 +190,10 @@ def run(arguments: Sequence[str]) -> dict:
     "--min_chunks", type=int, help="of a language (default: Glot500-c's 30000)"
   )
   options, beam_arguments = parser.parse(arguments)
-  settings, output = _settings(options), options.output
-  counts, directory = driver.start(output, "glot500", settings, {}, _LIBRARIES)
+  (settings, inputs), output = _settings(options), options.output
+  counts, directory = driver.start(
+    output, "glot500", settings, inputs, {}, _LIBRARIES
+  )
   if counts is not None:
     return counts
 
@@ -207,28 +203,33 @@ def run(arguments: Sequence[str]) -> dict:
   stages = stages_lib.Stages(directory, make)
   print("Cleaning and writing chunks", flush=True)
   with make() as pipeline:
-    chunks, unread = _read(pipeline, settings)
+    chunks, unread = _read(pipeline, output)
     kept, dropped = build(chunks, thresholds=settings["thresholds"])
     write.write_corpus(
       kept,
       (unread, dropped) | "all dropped" >> beam.Flatten(),
       output,
       stages=directory,
-      num_shards=settings["shards"],
-      validation_modulus=settings["validation_modulus"],
+      settings=settings,
     )
     stages.write("sample", sample_texts(kept))
   print("Comparing languages", flush=True)
   rows = neighbours(dict(stages.rows("sample")))
   _write_neighbours(corpus.join(output, "neighbours.tsv"), rows)
   return driver.finish(
-    output, directory, "glot500", _STAGES, started, explain=_explain_empty
+    output,
+    directory,
+    "glot500",
+    _STAGES,
+    settings,
+    started,
+    explain=_explain_empty,
   )
 
 
 def _explain_empty(counts: dict) -> str:
   return (
-    "no chunk passed the rules; the table above says why: give JSON lines with "
+    "no chunk passed the rules; the table above says why: give rows with "
     "text, language (swh_Latn) and corpus, more of them, or --min_chunks"
   )
 

@@ -82,7 +82,9 @@ def build(pages, *, settings: dict, word_lists: dict):
     lambda p: apply.apply(p, "page_length", page_length_reason),
     url_dedup.deduplicate,
     lambda p: apply.apply(p, "line_length", line_length_reason),
-    line_dedup.deduplicate,
+    lambda p: line_dedup.deduplicate(
+      p, num_parts=driver.num_key_parts(settings)
+    ),
   ]
   if patterns:
     steps.append(lambda p: apply.apply(p, "bad_words", bad_words_reason))
@@ -133,8 +135,8 @@ def load_thresholds(preset: str, min_language_probability: float | None):
   return thresholds
 
 
-def _settings(options) -> tuple[dict, dict, dict]:
-  """(settings that decide the result, remarks on them, bad-word lists)."""
+def _settings(options) -> tuple[dict, driver.Inputs, dict, dict]:
+  """(settings that decide the result, files, remarks, bad-word lists)."""
   thresholds = load_thresholds(options.preset, options.min_language_probability)
   remarks = {"thresholds": thresholds.pop("sources")}
   word_lists, skipped = {}, ()
@@ -143,8 +145,9 @@ def _settings(options) -> tuple[dict, dict, dict]:
     remarks["bad_words"] = {"files that name no language": skipped}
   else:
     remarks["bad_words"] = "stage skipped: no --bad_words directory given"
+  settings, inputs = driver.crawl_settings(options)
   settings = {
-    **driver.crawl_settings(options),
+    **settings,
     **thresholds,
     "preset": options.preset,
     "bad_words": {
@@ -152,7 +155,7 @@ def _settings(options) -> tuple[dict, dict, dict]:
       for code, words in word_lists.items()
     },
   }
-  return settings, remarks, word_lists
+  return settings, inputs, remarks, word_lists
 
 
 def run(arguments: Sequence[str]) -> dict:
@@ -163,35 +166,37 @@ def run(arguments: Sequence[str]) -> dict:
   """
   started = time.monotonic()
   options, beam_arguments = _parser().parse(arguments)
-  settings, remarks, word_lists = _settings(options)
+  settings, inputs, remarks, word_lists = _settings(options)
   output = options.output
-  counts, stages = driver.start(output, "mc4", settings, remarks)
+  counts, stages = driver.start(output, "mc4", settings, inputs, remarks)
   if counts is not None:
     return counts
 
   def make():
     return driver.make_pipeline(beam_arguments)
 
-  driver.stage_pages(stages, settings, make, second_opinion=False)
+  driver.stage_pages(
+    output, stages, settings, inputs, make, second_opinion=False
+  )
   print("Filtering, deduplicating and writing", flush=True)
   with make() as pipeline:
-    pages, unread = driver.staged_pages(pipeline, stages, settings)
+    pages, unread = driver.staged_pages(pipeline, output, stages, settings)
     kept, dropped = build(pages, settings=settings, word_lists=word_lists)
     write.write_corpus(
       kept,
       (unread, dropped) | "all dropped" >> beam.Flatten(),
       output,
       stages=stages,
-      num_shards=settings["shards"],
-      validation_modulus=settings["validation_modulus"],
+      settings=settings,
     )
   return driver.finish(
     output,
     stages,
     "mc4",
     _stages(settings),
+    settings,
     started,
-    explain=lambda c: driver.explain_empty_crawl(c, settings["inputs"]),
+    explain=lambda c: driver.explain_empty_crawl(c, inputs),
   )
 
 

@@ -1,6 +1,6 @@
 """Stage one: from crawl files to labelled pages, staged in parts on disk.
 
-A page is a dict: id ("<input>.<byte>.<n>", unique and in order of the input),
+A page is a dict: id ("<input>.<byte or row>.<n>", unique, in order of the input),
 url, timestamp, text, language (code or None), language_probability, script_share
 (of the letters, in the language's script), second_agrees (CLD2: true, false, or
 None for a language it does not know) if wanted, and drop (None, or [stage,
@@ -19,7 +19,7 @@ import apache_beam as beam
 from apache_beam.io import filesystems
 from apache_beam.metrics import Metrics
 
-from beam_pipelines import extract, langid, read
+from beam_pipelines import extract, langid, read, row_files
 from mlm.languages import registry
 from mlm.text import scripts
 
@@ -37,7 +37,9 @@ class Part(NamedTuple):
 
 
 def parts_of(number: int, path: str, size: int, part_bytes: int) -> list[Part]:
-  """Divides a file of `size` bytes."""
+  """Divides a file of `size` bytes; a file of rows is one part."""
+  if row_files.is_row_file(path):
+    part_bytes = max(size, 1)
   starts = range(0, max(size, 1), part_bytes)
   return [Part(number, path, start, start + part_bytes) for start in starts]
 
@@ -87,13 +89,22 @@ def page_of_record(
 
 def read_pages(part: Part, *, second_opinion: bool) -> Iterator[dict]:
   """The pages of a part, dropped ones included."""
+  for record in _read_part(part):
+    yield page_of_record(
+      record,
+      f"{part.number:05d}.{record.position}",
+      second_opinion=second_opinion,
+    )
+
+
+def _read_part(part: Part) -> Iterator[read.Record]:
+  if row_files.is_row_file(part.path):
+    rows = row_files.read_rows(part.path, read.ROW_COLUMNS)
+    for number, (row, wrong) in enumerate(rows):
+      yield read.record_of_row(row, wrong, number)
+    return
   with filesystems.FileSystems.open(part.path, compression_type=_RAW) as stream:
-    for record in read.read_records(stream, part.start, part.stop):
-      yield page_of_record(
-        record,
-        f"{part.number:05d}.{record.position}",
-        second_opinion=second_opinion,
-      )
+    yield from read.read_records(stream, part.start, part.stop)
 
 
 class StagePages(beam.DoFn):

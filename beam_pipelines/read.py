@@ -15,14 +15,17 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import pyarrow
 from fastwarc import warc
 
 MAX_RECORD_BYTES = 1 << 26  # decompressed; larger pages are not read
 _MAX_HEADER_BYTES = 1 << 16
 _BLOCK = 1 << 16
 _MAGIC = b"\x1f\x8b\x08"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _VERSION = b"WARC/"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})\r\n", re.IGNORECASE)
+ROW_COLUMNS = ("url", "text", "timestamp", "date")
 _HTML_TYPES = ("text/html", "application/xhtml+xml", "")
 
 
@@ -165,7 +168,8 @@ def _body(data: bytes, record: warc.WarcRecord) -> bytes:
     OSError: if the payload is not in the encodings that the header names.
   """
   try:
-    return record.reader.read()
+    # Not all of it: a few compressed bytes may stand for gigabytes.
+    return record.reader.read(MAX_RECORD_BYTES + 1)
   except OSError:
     # Some crawlers undo the chunks but leave the header that tells of them.
     plain = _parse(data, "none")
@@ -204,7 +208,9 @@ def _record(data: bytes, position: str) -> Record | None:
     except OSError:
       reason = "bad_http_encoding"
   if not reason:
-    if not url:
+    if len(body) > MAX_RECORD_BYTES:
+      reason = "too_large"
+    elif not url:
       reason = "no_url"
     elif not timestamp:
       reason = "no_timestamp"
@@ -214,6 +220,41 @@ def _record(data: bytes, position: str) -> Record | None:
       reason = "truncated"
   return Record(
     position, url, timestamp, b"" if reason else body, charset, is_text, reason
+  )
+
+
+def record_of_row(row: dict, wrong: str | None, number: int) -> Record:
+  """A row of a data set, text extracted already, as a record.
+
+  Args:
+    row: ROW_COLUMNS, some of them; url and text are needed. A corpus that names
+      its time "date" (FineWeb) is read too; rows without any are the oldest.
+    wrong: why there is no row, None if there is.
+    number: of the row in its file.
+  """
+  position = f"{number:012d}.{0:09d}"
+  if wrong:
+    return _broken(position, wrong)
+  url, text = row.get("url"), row.get("text")
+  timestamp = row.get("timestamp") or row.get("date") or ""
+  if not isinstance(timestamp, str):
+    timestamp = getattr(timestamp, "isoformat", lambda: "")()
+  reason = ""
+  if not isinstance(text, str):
+    reason = "no_text"
+  elif not isinstance(url, str) or not url:
+    reason = "no_url"
+  elif not text.strip():
+    reason = "no_content"
+  body = b"" if reason else text.encode()
+  return Record(
+    position,
+    url if isinstance(url, str) else "",
+    timestamp,
+    body,
+    "",
+    True,
+    reason,
   )
 
 
@@ -277,24 +318,34 @@ def _seek_member(window: _Window) -> bool:
 def _stored(
   stream: BinaryIO, start: int, stop: int
 ) -> Iterator[tuple[int, bytes | str]]:
-  """(offset of the member, record or reason) of a gzip or plain file."""
+  """(offset of the member, record or reason) of a gzip, zstd or plain file."""
   stream.seek(0)
   head = stream.read(_BLOCK)
-  if not head.startswith(_VERSION) and _MAGIC in head:
+  if not head.startswith((_VERSION, _ZSTD_MAGIC)) and _MAGIC in head:
     yield from _members(stream, start, stop)
   elif start == 0:
-    for data in _split(_blocks_of(stream, 0)):
-      yield 0, data
+    stream.seek(0)
+    if head.startswith(_ZSTD_MAGIC):
+      stream = pyarrow.input_stream(stream, compression="zstd")
+    blocks = iter(lambda: stream.read(_BLOCK), b"")
+    try:
+      for data in _split(blocks):
+        yield 0, data
+    except OSError:
+      # A frame that is cut or damaged: what stands behind it is lost.
+      if not head.startswith(_ZSTD_MAGIC):
+        raise
+      yield 0, "truncated"
 
 
 def read_records(stream: BinaryIO, start: int, stop: int) -> Iterator[Record]:
   """Yields the page records that start in a byte range, broken ones included.
 
-  Ranges that cover a file give each record once. A file without compression
+  Ranges that cover a file give each record once. A file that is plain or zstd
   belongs to the range that starts at 0.
 
   Args:
-    stream: seekable bytes of the file as stored, gzip or plain.
+    stream: seekable bytes of the file as stored, gzip, zstd or plain.
     start: first byte of the range.
     stop: byte after the range.
   """

@@ -12,12 +12,13 @@ import json
 import apache_beam as beam
 from apache_beam.io import filesystems
 
-from beam_pipelines import corpus
+from beam_pipelines import corpus, formats
 from mlm.languages import registry
 from mlm.text import documents, normalize, segment
 
 UNDETERMINED = "und"
 _SAMPLE_SIZE = 5
+_DECISIONS_A_FILE = 1 << 20
 _LISTS = ("shards", "decisions")  # small files for the driver
 _DOCUMENT_FIELDS = (
   "url",
@@ -60,6 +61,10 @@ def write_lines(lines: list[str], *path: str) -> None:
   content = "".join(f"{line}\n" for line in lines).encode()
   if path.endswith(".gz"):
     content = gzip.compress(content, mtime=0)
+  _write(content, path)
+
+
+def _write(content: bytes, path: str) -> None:
   with filesystems.FileSystems.create(
     path, compression_type=filesystems.CompressionTypes.UNCOMPRESSED
   ) as f:
@@ -72,74 +77,101 @@ def _num_words(text: str, language: str) -> int:
   return segment.num_words(text, language if known else "eng_Latn")
 
 
-class _WriteShard(beam.DoFn):
-  """((language, split, shard), pages) -> (language, split, counts)."""
+def _shards_by_key(sizes, label: str, capacity: float):
+  """(key, size of one element) pairs -> side input {key: number of shards}."""
+  return beam.pvalue.AsDict(
+    sizes
+    | f"size of {label}" >> beam.CombinePerKey(sum)
+    | f"shards of {label}"
+    >> beam.MapTuple(lambda key, size: (key, 1 + int(size / capacity)))
+  )
 
-  def __init__(self, directory, num_shards):
+
+class _WriteShard(beam.DoFn):
+  """((language, split, shard, of), pages) -> (language, split, counts).
+
+  Holds one shard in memory, the only place that holds more than a page.
+  """
+
+  def __init__(self, directory, file_format):
     self._directory = directory
-    self._num_shards = num_shards
+    self._format = file_format
 
   def process(self, element):
-    (language, split, shard), pages = element
+    (language, split, shard, num_shards), pages = element
     pages = [page for page in pages if page is not None]
     counts = collections.Counter(
       documents=0, repeats=0, words=0, characters=0, bytes=0
     )
-    lines = []
+    written = []
     for _, number, page in sorted(
       ((_place(p, n), n, p) for p in pages for n in range(p.get("copies", 1))),
       key=lambda row: (row[0], row[2]["id"]),
     ):
       fields = {name: page[name] for name in _DOCUMENT_FIELDS}
-      lines.append(documents.to_json(documents.Document(**fields)))
+      written.append(documents.Document(**fields))
       text = page["text"]
       counts["documents"] += 1
       counts["repeats"] += number > 0
       counts["words"] += _num_words(text, language)
       counts["characters"] += len(text)
       counts["bytes"] += len(text.encode())
-    name = f"{split}-{shard:05d}-of-{self._num_shards:05d}.jsonl.gz"
-    write_lines(lines, self._directory, language, name)
+    name = f"{split}-{shard:05d}-of-{num_shards:05d}.{self._format}"
+    path = filesystems.FileSystems.join(self._directory, language, name)
+    _write(formats.encode(written, self._format), path)
     yield language, split, dict(counts)
 
 
-def write_shards(pages, directory, *, num_shards, validation_modulus):
-  """Writes kept pages; every split of a language gets all its shards.
+def write_shards(
+  pages, directory, *, shard_bytes, validation_modulus, file_format
+):
+  """Writes kept pages; a split of a language gets shards by its size.
 
   Returns:
     Rows (language, split, counts), one for each shard written.
   """
+  keyed = pages | "key by split" >> beam.Map(
+    lambda page: ((page["language"], split_of(page, validation_modulus)), page)
+  )
+  sizes = keyed | "bytes" >> beam.MapTuple(
+    lambda key, page: (key, len(page["text"].encode()) * page.get("copies", 1))
+  )
+  num_shards = _shards_by_key(sizes, "split", shard_bytes)
 
-  def key_of(page):
-    split = split_of(page, validation_modulus)
-    return (page["language"], split, shard_of(page, num_shards)), page
+  def to_shard(element, shards):
+    key, page = element
+    return (*key, shard_of(page, shards[key]), shards[key]), page
 
-  keyed = pages | "key by shard" >> beam.Map(key_of)
   # A reader takes a missing shard for a loss: empty ones are written too.
   markers = (
-    keyed
-    | "splits" >> beam.Map(lambda row: (row[0][0], row[0][1]))
-    | "distinct splits" >> beam.Distinct()
+    pages.pipeline
+    | "all splits" >> beam.Create([None])
     | "all shards"
-    >> beam.FlatMap(lambda key: [((*key, n), None) for n in range(num_shards)])
+    >> beam.FlatMap(
+      lambda _, shards: [
+        ((*key, n, number), None)
+        for key, number in shards.items()
+        for n in range(number)
+      ],
+      num_shards,
+    )
   )
   return (
-    (keyed, markers)
+    (keyed | "key by shard" >> beam.Map(to_shard, num_shards), markers)
     | "pages and markers" >> beam.Flatten()
     | "group by shard" >> beam.GroupByKey()
-    | "write shards" >> beam.ParDo(_WriteShard(directory, num_shards))
+    | "write shards" >> beam.ParDo(_WriteShard(directory, file_format))
   )
 
 
 class _WriteDecisions(beam.DoFn):
-  """((language, shard), pages without text) -> rows of counts."""
+  """((language, shard, of), pages without text) -> rows of counts."""
 
-  def __init__(self, directory, num_shards):
+  def __init__(self, directory):
     self._directory = directory
-    self._num_shards = num_shards
 
   def process(self, element):
-    (language, shard), pages = element
+    (language, shard, num_shards), pages = element
     lines, counts = [], collections.Counter()
     lines_removed = [0, 0]
     for page in sorted(pages, key=lambda p: p["id"]):
@@ -156,7 +188,7 @@ class _WriteDecisions(beam.DoFn):
       counts[stage, reason] += 1
       for i, number in enumerate(page["removed_lines"]):
         lines_removed[i] += number
-    name = f"{language}-{shard:05d}-of-{self._num_shards:05d}.jsonl.gz"
+    name = f"{language}-{shard:05d}-of-{num_shards:05d}.jsonl.gz"
     write_lines(lines, self._directory, "decisions", name)
     yield (
       language,
@@ -165,7 +197,7 @@ class _WriteDecisions(beam.DoFn):
     )
 
 
-def write_decisions(pages, directory, *, num_shards):
+def write_decisions(pages, directory):
   """Writes what became of each page, kept or dropped.
 
   Returns:
@@ -173,16 +205,27 @@ def write_decisions(pages, directory, *, num_shards):
     local duplicates]), one for each file written.
   """
 
-  def key_of(page):
-    light = {**page, "text": ""}
-    light.setdefault("removed_lines", [0, 0])
-    return (language_of(page), shard_of(page, num_shards)), light
+  def light(page):
+    page = {**page, "text": ""}
+    page.setdefault("removed_lines", [0, 0])
+    return language_of(page), page
 
+  def to_shard(element, shards):
+    language, page = element
+    number = shards[language]
+    return (language, shard_of(page, number), number), page
+
+  decisions = pages | "decisions" >> beam.Map(light)
+  num_shards = _shards_by_key(
+    decisions | "one each" >> beam.MapTuple(lambda language, _: (language, 1)),
+    "decisions",
+    _DECISIONS_A_FILE,
+  )
   return (
-    pages
-    | "key decisions" >> beam.Map(key_of)
+    decisions
+    | "key decisions" >> beam.Map(to_shard, num_shards)
     | "group decisions" >> beam.GroupByKey()
-    | "write decisions" >> beam.ParDo(_WriteDecisions(directory, num_shards))
+    | "write decisions" >> beam.ParDo(_WriteDecisions(directory))
   )
 
 
@@ -218,20 +261,25 @@ def write_samples(dropped, directory):
   )
 
 
-def write_corpus(
-  kept, dropped, directory, *, stages, num_shards, validation_modulus
-) -> None:
-  """Writes shards, decisions and samples; what was counted goes to `stages`."""
+def write_corpus(kept, dropped, directory, *, stages, settings) -> None:
+  """Writes shards, decisions and samples; what was counted goes to `stages`.
+
+  Args:
+    kept: pages, each with a text, to be written "copies" times (1).
+    dropped: pages with the reason in "drop".
+    directory: of the corpus.
+    stages: directory of the run in progress.
+    settings: `driver.common_settings`.
+  """
   written = write_shards(
     kept,
     directory,
-    num_shards=num_shards,
-    validation_modulus=validation_modulus,
+    shard_bytes=settings["shard_bytes"],
+    validation_modulus=settings["validation_modulus"],
+    file_format=settings["format"],
   )
   decided = write_decisions(
-    (kept, dropped) | "kept and dropped" >> beam.Flatten(),
-    directory,
-    num_shards=num_shards,
+    (kept, dropped) | "kept and dropped" >> beam.Flatten(), directory
   )
   write_samples(dropped, directory)
   for name, rows in zip(_LISTS, (written, decided)):

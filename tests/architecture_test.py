@@ -26,6 +26,14 @@ HEAVY = {
   "py3langid",
   "jinja2",
   "matplotlib",
+  "pyarrow",
+  "zstandard",
+  "array_record",
+  "pycld2",
+  "icu4py",
+  "ftfy",
+  "regex",
+  "xxhash",
 }
 _TRAINING_SIDE = {"mlm.sharding", "kernels"}
 _ALL_BELOW = {
@@ -51,7 +59,12 @@ RULES = {
   "kernels": (set(), {"jax"}),
   "beam_pipelines": (
     {"mlm.languages", "mlm.text"},
-    {"apache_beam", "fastwarc", "resiliparse", "gcld3"},
+    {"apache_beam", "fastwarc", "resiliparse", "gcld3", "pyarrow"}
+    | {"pycld2", "icu4py", "ftfy", "regex", "xxhash"},
+  ),
+  "beam_pipelines.formats": (
+    {"mlm.text"},
+    {"pyarrow", "zstandard", "array_record", "tensorflow"},
   ),
   "mlm.tokenizers": ({"mlm.languages", "mlm.text"}, {"sentencepiece"}),
   "mlm.tokenizers.vocabularies": (

@@ -6,11 +6,12 @@ smallest hash, so no site is favoured. Source: TensorFlow Datasets, c4_utils
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Set
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
+from beam_pipelines.dedup import smallest
 from mlm.text import normalize
 
 STAGE = "line_dedup"
@@ -23,17 +24,6 @@ def line_hash(line: str) -> bytes:
 
 def line_hashes(text: str) -> set[bytes]:
   return {line_hash(line) for line in text.split("\n") if line.strip()}
-
-
-def lost_lines(owners: Iterable[tuple[bytes, str]]) -> Iterator[str]:
-  """Pages that lose a line, given all (URL hash, page id) that have it.
-
-  Reads `owners` twice and keeps none: a line may be on any number of pages.
-  """
-  winner = min(owners)
-  for owner in owners:
-    if owner != winner:
-      yield owner[1]
 
 
 def remove_lines(text: str, lost: Set[bytes]) -> tuple[str, int, int]:
@@ -62,12 +52,6 @@ def _lines_of(page):
     yield digest, owner
 
 
-def _lost_of(element):
-  digest, owners = element
-  for page_id in lost_lines(owners):
-    yield page_id, digest
-
-
 def _without_lost(element):
   _, joined = element
   (page,) = joined["pages"]
@@ -84,14 +68,17 @@ def _without_lost(element):
     )
 
 
-def deduplicate(pages):
-  """Pages -> (pages without duplicate lines, pages with no other lines)."""
-  lost = (
-    pages
-    | "lines" >> beam.FlatMap(_lines_of)
-    | "group by line" >> beam.GroupByKey()
-    | "lost lines" >> beam.FlatMap(_lost_of)
-  )
+def deduplicate(pages, *, num_parts: int):
+  """Pages -> (pages without duplicate lines, pages with no other lines).
+
+  Args:
+    pages: PCollection.
+    num_parts: of a line's pages (`smallest.losers`).
+  """
+  owners = pages | "lines" >> beam.FlatMap(_lines_of)
+  lost = smallest.losers(
+    owners, "line", num_parts=num_parts
+  ) | "lost lines" >> beam.MapTuple(lambda digest, _, lost: (lost[1], digest))
   by_id = pages | "key by id" >> beam.Map(lambda page: (page["id"], page))
   outputs = (
     {"pages": by_id, "lost": lost}

@@ -18,6 +18,7 @@ import xxhash
 from apache_beam.metrics import Metrics
 
 from beam_pipelines import words
+from beam_pipelines.dedup import smallest
 from mlm.text import normalize
 
 STAGE = "minhash"
@@ -104,25 +105,18 @@ def _keyed(page, config):
     yield (page["language"], key), page["id"]
 
 
-def _star(element):
-  """Edges (smaller, larger) from the smallest id of a bucket to the others.
+def similar_pairs(pages, config: Config, *, num_parts: int):
+  """Pages -> distinct pairs of ids that connect the pages of every bucket.
 
-  Reads the ids twice and keeps none: any number of copies may share a bucket.
+  Args:
+    pages: PCollection.
+    config: of the signatures.
+    num_parts: of a bucket's pages (`smallest.losers`).
   """
-  _, ids = element
-  smallest = min(ids)
-  for page_id in ids:
-    if page_id != smallest:
-      yield smallest, page_id
-
-
-def similar_pairs(pages, config: Config):
-  """Pages -> distinct pairs of ids that connect the pages of every bucket."""
+  keyed = pages | "buckets" >> beam.FlatMap(_keyed, config)
   return (
-    pages
-    | "buckets" >> beam.FlatMap(_keyed, config)
-    | "group by bucket" >> beam.GroupByKey()
-    | "stars" >> beam.FlatMap(_star)
+    smallest.losers(keyed, "bucket", num_parts=num_parts)
+    | "pairs" >> beam.MapTuple(lambda key, smaller, larger: (smaller, larger))
     | "distinct pairs" >> beam.Distinct()
   )
 

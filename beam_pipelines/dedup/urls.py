@@ -10,22 +10,24 @@ from mlm.text import normalize
 STAGE = "url_dedup"
 
 
-def newest_first(pages: Iterable[dict]) -> list[dict]:
-  """Pages of one URL, newest first; of equal times the later in the input."""
-  return sorted(
-    pages, key=lambda page: (page["timestamp"], page["id"]), reverse=True
-  )
+def newest(pages: Iterable[dict]) -> dict:
+  """The newest of the pages of one URL; of equal times the later in the input.
+
+  Holds one page at a time, however often a URL was crawled.
+  """
+  return max(pages, key=lambda page: (page["timestamp"], page["id"]))
 
 
 def _newest(element) -> Iterator:
   _, pages = element
-  newest, *older = newest_first(pages)
-  yield newest
-  for page in older:
-    Metrics.counter(STAGE, "older_copy").inc()
-    yield beam.pvalue.TaggedOutput(
-      "dropped", {**page, "drop": [STAGE, "older_copy"]}
-    )
+  kept = newest(pages)
+  yield kept
+  for page in pages:
+    if page["id"] != kept["id"]:
+      Metrics.counter(STAGE, "older_copy").inc()
+      yield beam.pvalue.TaggedOutput(
+        "dropped", {**page, "drop": [STAGE, "older_copy"]}
+      )
 
 
 def deduplicate(pages):

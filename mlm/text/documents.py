@@ -88,12 +88,13 @@ def read_counts(corpus: str | os.PathLike) -> dict:
     corpus: folder that a pipeline of `beam_pipelines` wrote.
 
   Returns:
-    {"pipeline", "languages": {code: {split: {"documents", "words",
+    {"pipeline", "format", "languages": {code: {split: {"documents", "words",
     "characters", "bytes"}}}, "stages", "funnel"}.
 
   Raises:
     FileNotFoundError: if there is no corpus, or it is unfinished.
-    ValueError: if the file is not the JSON that a pipeline writes.
+    ValueError: if the file is not the JSON that a pipeline writes, or the
+      corpus is in another format than jsonl.gz.
   """
   path = pathlib.Path(corpus) / "counts.json"
   if not path.parent.is_dir():
@@ -116,6 +117,11 @@ def read_counts(corpus: str | os.PathLike) -> dict:
     raise ValueError(
       f"{path} has no 'languages'; it is not the counts of a corpus: run the "
       "pipeline again"
+    )
+  if counts.get("format", "jsonl.gz") != "jsonl.gz":
+    raise ValueError(
+      f"the corpus {path.parent} is in {counts['format']}, for other readers "
+      "than ours; build it with --format=jsonl.gz"
     )
   return counts
 

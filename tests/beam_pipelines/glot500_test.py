@@ -84,7 +84,8 @@ def test_every_line_is_accounted_for(corpus, rows):
   funnel = counts["funnel"]
   assert sum(f["read"]["in"] for f in funnel.values()) == len(rows) + 6
   assert funnel["und"]["read"]["dropped"] == {
-    "bad_json": 4,
+    "bad_json": 2,
+    "missing_field": 2,
     "not_utf8": 1,
     "bad_language": 1,
   }
@@ -140,16 +141,6 @@ def test_neighbours_and_flags(corpus):
 )
 def test_normal_form(text, form):
   assert chunks_lib.normal_form(text) == form
-
-
-def test_too_long_a_line_costs_no_other(tmp_path, monkeypatch):
-  monkeypatch.setattr(chunks_lib, "_MAX_LINE_BYTES", 100)
-  good = json.dumps(row("ok", "zul_Latn")).encode()
-  path = tmp_path / "x.jsonl"
-  path.write_bytes(good + b"\n" + b"y" * 1000 + b"\n" + good)
-  found = list(chunks_lib.read_chunks((0, str(path))))
-  assert [c["drop"] for c in found] == [None, ["read", "too_long"], None]
-  assert [c["id"][-1] for c in found] == ["0", "1", "2"]
 
 
 def test_nothing_kept_says_so(tmp_path, capsys):

@@ -99,7 +99,7 @@ def tree(corpus):
   return {
     str(path.relative_to(corpus)): path.read_bytes()
     for path in sorted(corpus.rglob("*"))
-    if path.is_file() and path.name != "manifest.json"
+    if path.is_file() and path.name not in ("manifest.json", "inputs.tsv")
   }
 
 
@@ -189,7 +189,7 @@ def test_a_corpus_from_end_to_end(corpus, crawl, records, capsys):
   assert "resiliparse" in manifest["versions"]
   names = {path.name for path in corpus.iterdir()}
   assert names == {
-    *("manifest.json", "counts.json", "decisions", "dropped"),
+    *("manifest.json", "inputs.tsv", "counts.json", "decisions", "dropped"),
     *crawl.SENTENCES,
   }
 
@@ -230,7 +230,7 @@ def test_shards_share_out_the_pages(warc, tmp_path):
       f"--input={warc}",
       f"--output={output}",
       "--validation_modulus=1000",
-      "--shards=3",
+      "--shard_megabytes=0.002",
       "--languages=tha_Thai,kor_Hang",
     ]
   )
@@ -242,7 +242,12 @@ def test_shards_share_out_the_pages(warc, tmp_path):
   manifest = json.loads((output / "manifest.json").read_text())
   assert "skipped" in manifest["remarks"]["bad_words"]
   for code in ("tha_Thai", "kor_Hang"):
-    assert len(list((output / code).glob("train-*-of-00003.jsonl.gz"))) == 3
+    size = counts["languages"][code]["train"]["bytes"]
+    number = 1 + int(size / int(0.002 * 2**20))
+    assert number > 1
+    shards = sorted((output / code).glob("train-*.jsonl.gz"))
+    assert len(shards) == number
+    assert shards[-1].name.endswith(f"-of-{number:05d}.jsonl.gz")
     found = list(documents.read_documents(output, code, "train"))
     assert len({d.url for d in found}) == NUM_PAGES
 
@@ -345,7 +350,9 @@ def test_mistakes_are_told_in_one_line_before_any_work(capsys, warc, tmp_path):
     "--langauges=swh_Latn": "did you mean languages",
     "--validation_modulus=0": "at least 2",
     "--validation_modulus=many": "invalid int value: 'many'",
-    "--shards=0": "at least 1",
+    "--shard_megabytes=0": "above 0",
+    "--format=csv": "invalid choice: 'csv'",
+    "--crawl=CC-MAIN-2024-10": "one only",
     "--min_language_probability=70": "must be in [0, 1]",
     "--bad_words=/no": "is not a directory",
     "stray": "unknown option 'stray'",

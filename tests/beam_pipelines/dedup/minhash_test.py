@@ -9,7 +9,7 @@ import pytest
 from apache_beam.runners.portability import fn_api_runner
 from apache_beam.testing import util
 
-from beam_pipelines.dedup import minhash
+from beam_pipelines.dedup import components, minhash
 from mlm.text import normalize
 
 FINEWEB2 = minhash.Config(ngram=5, buckets=14, hashes=8, seed=1)
@@ -66,7 +66,8 @@ def test_pairs_meet_as_often_as_the_s_curve_says(similarity):
   assert abs(met / trials - expected) < 4 * error + 1e-3
 
 
-def test_near_duplicates_by_language_and_one_of_each_cluster_stays():
+@pytest.mark.parametrize("num_parts", [1, 3])
+def test_near_duplicates_by_language_and_one_of_each_cluster_stays(num_parts):
   rng = random.Random(0)
   letters = {"swh_Latn": "abdefghik", "amh_Ethi": "ሀለመሰረበተነአ"}
   vocabulary = {
@@ -91,7 +92,8 @@ def test_near_duplicates_by_language_and_one_of_each_cluster_stays():
   truth["x"] = ("sot_Latn", 0)
   with beam.Pipeline(fn_api_runner.FnApiRunner()) as pipeline:
     created = pipeline | beam.Create(pages)
-    stars = minhash.similar_pairs(created, FINEWEB2)
+    pairs = minhash.similar_pairs(created, FINEWEB2, num_parts=num_parts)
+    stars = components.turn(pairs, "turn")
     kept, dropped = minhash.keep_one_a_cluster(created, stars)
     members = collections.defaultdict(list)
     for page_id, cluster in truth.items():

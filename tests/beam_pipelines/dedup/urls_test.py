@@ -35,4 +35,4 @@ def test_the_newest_page_of_each_address_stays():
 
 def test_of_two_crawls_at_one_time_the_later_in_the_input_stays():
   pages = [page(n, "http://a.example/", "2024-05-01") for n in (3, 9, 5)]
-  assert [p["id"] for p in urls.newest_first(pages)] == ["9", "5", "3"]
+  assert urls.newest(pages)["id"] == "9"

@@ -116,3 +116,10 @@ def test_a_record_of_another_shape_is_refused(change, words):
   record = json.loads(documents.to_json(_document("a")))
   with pytest.raises(ValueError, match=words):
     documents.from_json(json.dumps({**record, **change}))
+
+
+def test_a_corpus_for_other_readers_is_refused(tmp_path):
+  counts = {"format": "parquet", "languages": {}}
+  (tmp_path / "counts.json").write_text(json.dumps(counts))
+  with pytest.raises(ValueError, match="--format=jsonl.gz"):
+    documents.read_counts(tmp_path)
