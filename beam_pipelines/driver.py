@@ -235,16 +235,8 @@ def spread_parts(pipeline: beam.Pipeline, output: str, settings: dict):
   )
 
 
-def stage_pages(
-  output: str,
-  stages: str,
-  settings: dict,
-  inputs: Inputs,
-  make: Callable[[], beam.Pipeline],
-  *,
-  second_opinion: bool,
-) -> None:
-  """Reads, extracts and identifies all inputs, but for parts done before."""
+def tell_parts(stages: str, settings: dict, inputs: Inputs) -> None:
+  """Prints how much there is to read, and how much was read before."""
   part_bytes = settings["part_bytes"]
   num_parts = sum(
     len(pages_lib.parts_of(0, *file, part_bytes)) for file in inputs.files
@@ -255,12 +247,25 @@ def stage_pages(
     + (f", {num_done} of them read before" if num_done else ""),
     flush=True,
   )
-  if num_done < num_parts:
-    with make() as pipeline:
-      parts = spread_parts(pipeline, output, settings)
-      _ = parts | "read, extract, identify" >> beam.ParDo(
-        pages_lib.StagePages(stages, second_opinion=second_opinion)
-      )
+
+
+def stage_pages(
+  pipeline: beam.Pipeline,
+  output: str,
+  stages: str,
+  settings: dict,
+  *,
+  second_opinion: bool,
+):
+  """Reads, extracts and identifies all inputs, but for parts done before.
+
+  Returns:
+    PCollection of the paths of the staged parts.
+  """
+  parts = spread_parts(pipeline, output, settings)
+  return parts | "read, extract, identify" >> beam.ParDo(
+    pages_lib.StagePages(stages, second_opinion=second_opinion)
+  )
 
 
 def staged_pages(

@@ -22,10 +22,10 @@ import time
 from collections.abc import Sequence
 
 import apache_beam as beam
-import ftfy
 from apache_beam.metrics import Metrics
 
-from beam_pipelines import corpus, driver, pii, words, write
+from beam_pipelines import corpus, driver, encoding, pii, words, write
+from beam_pipelines import pages as pages_lib
 from beam_pipelines import stages as stages_lib
 from beam_pipelines.dedup import components, minhash
 from beam_pipelines.filters import apply, distribution, language, quality
@@ -114,7 +114,7 @@ def drop_by_quality(page: dict, limits: dict) -> tuple[str, str] | None:
 
 def repair(page: dict) -> dict:
   """Encoding repaired, table bars made line breaks, addresses masked."""
-  text = ftfy.fix_text(page["text"]).replace("|", "\n")
+  text = encoding.repair(page["text"]).replace("|", "\n")
   text = "\n".join(line for line in text.split("\n") if line.strip())
   text, emails, addresses = pii.mask(text)
   Metrics.counter("pii", "email").inc(emails)
@@ -182,16 +182,13 @@ def run(arguments: Sequence[str]) -> dict:
   def make():
     return driver.make_pipeline(beam_arguments)
 
-  driver.stage_pages(
-    output, directory, settings, inputs, make, second_opinion=True
-  )
+  driver.tell_parts(directory, settings, inputs)
   stages = stages_lib.Stages(directory, make)
-
-  print("Thresholds of confidence", flush=True)
   stages.run(
     "probabilities",
     lambda p: count_probabilities(
-      driver.staged_pages(p, output, directory, settings)[0]
+      driver.stage_pages(p, output, directory, settings, second_opinion=True)
+      | "staged pages" >> beam.FlatMap(pages_lib.read_staged)
     ),
   )
   thresholds = confidence_thresholds(stages.rows("probabilities"))
@@ -202,13 +199,13 @@ def run(arguments: Sequence[str]) -> dict:
     return pages, (unread, unsure) | "read and identified" >> beam.Flatten()
 
   print("Near-duplicates", flush=True)
-  stages.run(
-    "pairs-00",
+  stars = components.solve(
+    stages,
+    "pairs",
     lambda p: minhash.similar_pairs(
       sure(p)[0], _MINHASH, num_parts=driver.num_key_parts(settings)
     ),
   )
-  stars = components.solve(stages, "pairs")
 
   print("Filtering and writing", flush=True)
   with make() as pipeline:

@@ -31,7 +31,7 @@ def _jsonl(documents) -> bytes:
 
 
 def _jsonl_gz(documents) -> bytes:
-  return gzip.compress(_jsonl(documents), mtime=0)
+  return gzip.compress(_jsonl(documents), compresslevel=6, mtime=0)
 
 
 def _jsonl_zst(documents) -> bytes:

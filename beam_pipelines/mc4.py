@@ -175,9 +175,9 @@ def run(arguments: Sequence[str]) -> dict:
   def make():
     return driver.make_pipeline(beam_arguments)
 
-  driver.stage_pages(
-    output, stages, settings, inputs, make, second_opinion=False
-  )
+  driver.tell_parts(stages, settings, inputs)
+  with make() as pipeline:
+    driver.stage_pages(pipeline, output, stages, settings, second_opinion=False)
   print("Filtering, deduplicating and writing", flush=True)
   with make() as pipeline:
     pages, unread = driver.staged_pages(pipeline, output, stages, settings)

@@ -7,7 +7,7 @@ in memory: they are read twice.
 Source: Kiveris et al. 2014, "Connected Components in MapReduce and Beyond".
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 
@@ -58,12 +58,13 @@ def turn(edges, label: str):
   )
 
 
-def solve(stages, name: str, max_turns: int = 50) -> str:
+def solve(stages, name: str, build: Callable, max_turns: int = 50) -> str:
   """Turns edges into stars, a stage a turn.
 
   Args:
-    stages: `stages.Stages` with the edges in "<name>-00".
+    stages: `stages.Stages`.
     name: of the edges.
+    build: pipeline -> PCollection of edges, (smaller, larger), distinct.
     max_turns: more than any graph needs: turns grow with the square of the
       logarithm of the nodes.
 
@@ -74,17 +75,22 @@ def solve(stages, name: str, max_turns: int = 50) -> str:
     RuntimeError: if max_turns were not enough.
   """
   for number in range(max_turns):
-    current = f"{name}-{number:02d}"
-    stages.run(
-      f"{current}-are-stars",
-      lambda p, n=current: are_stars(stages.read(p, n)),
+    current, question = (
+      f"{name}-{number:02d}{what}" for what in ("", "-are-stars")
     )
-    if stages.rows(f"{current}-are-stars") in ([], [True]):
+
+    def build_both(pipeline, build=build, question=question):
+      edges = build(pipeline)
+      stages.write(question, are_stars(edges))
+      return edges
+
+    stages.run(current, build_both)
+    if stages.rows(question) in ([], [True]):
       return current
-    stages.run(
-      f"{name}-{number + 1:02d}",
-      lambda p, n=current: turn(stages.read(p, n) | beam.Map(tuple), "turn"),
-    )
+
+    def build(pipeline, edges=current):
+      return turn(stages.read(pipeline, edges) | beam.Map(tuple), "turn")
+
   raise RuntimeError(f"no stars after {max_turns} turns; report this graph")
 
 

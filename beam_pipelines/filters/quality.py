@@ -10,6 +10,7 @@ n-grams that repeat are compared word by word, not as strings without spaces.
 """
 
 import collections
+import functools
 import re
 from collections.abc import Collection, Mapping, Sequence
 
@@ -50,19 +51,16 @@ def gopher_repetition(text: str, words: Sequence[str]) -> dict[str, float]:
     duplicates, characters = _duplicates(parts)
     result[f"duplicate_{name}s"] = duplicates / len(parts)
     result[f"duplicate_{name}_characters"] = characters / len(text)
-  lengths = np.array([len(word) for word in words], np.int64)
-  ends = np.concatenate([[0], np.cumsum(lengths)])
-  for n, first, grams in _ngrams(words):
+  ends = np.cumsum([0, *map(len, words)])
+  for n, repeats in _repeats(words):
     characters = ends[n:] - ends[:-n]
     if n in TOP_NGRAMS:
-      # The first of the most frequent, and its spaces.
-      counts = np.bincount(grams)
-      top = np.flatnonzero(counts == counts.max())
-      start = first[top].min()
-      joined = characters[start] + n - 1
-      result[f"top_{n}_gram"] = float(joined * counts.max() / len(text))
+      start, copies = _most_frequent(repeats)
+      # With the spaces between its words.
+      joined = int(characters[start]) + n - 1
+      result[f"top_{n}_gram"] = joined * copies / len(text)
     if n in DUPLICATE_NGRAMS:
-      repeated = _repeated_characters(grams, characters, n)
+      repeated = _repeated_characters(repeats, characters, n)
       result[f"duplicate_{n}_grams"] = repeated / len(text)
   return result
 
@@ -79,15 +77,18 @@ def gopher_quality(
     different ones on the page.
   """
   counts = collections.Counter(words)
-  kept = {w: n for w, n in counts.items() if not _ALL_PUNCTUATION.fullmatch(w)}
-  num_kept = sum(kept.values())
+  num_kept = num_characters = alphabetic = 0
+  for word, number in counts.items():
+    is_punctuation, has_letter = _kind(word)
+    alphabetic += number * has_letter
+    if not is_punctuation:
+      num_kept += number
+      num_characters += number * len(word)
   lines = text.splitlines()
   num_words, num_lines = max(len(words), 1), max(len(lines), 1)
-  alphabetic = sum(n for w, n in counts.items() if any(map(str.isalpha, w)))
   return {
     "words": num_kept,
-    "mean_word_length": sum(len(w) * n for w, n in kept.items())
-    / max(num_kept, 1),
+    "mean_word_length": num_characters / max(num_kept, 1),
     "hashes": text.count("#") / num_words,
     "ellipses": sum(map(text.count, _ELLIPSES)) / num_words,
     "bullet_lines": sum(s.lstrip().startswith(("•", "-")) for s in lines)
@@ -97,6 +98,12 @@ def gopher_quality(
     "alphabetic_words": alphabetic / num_words,
     "stop_words": sum(word in counts for word in set(stop_words)),
   }
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _kind(word: str) -> tuple[bool, bool]:
+  """(all punctuation, has a letter); words repeat from page to page."""
+  return bool(_ALL_PUNCTUATION.fullmatch(word)), any(map(str.isalpha, word))
 
 
 def fineweb_quality(text: str, words: Sequence[str]) -> dict[str, float]:
@@ -151,24 +158,43 @@ def _duplicates(parts: Sequence[str]) -> tuple[int, int]:
   )
 
 
-def _ngrams(words):
-  """(n, first position of each distinct n-gram, its number at each position)."""
+def _repeats(words):
+  """(n, n-grams that occur twice or more) for n = 2 … 10, while there are any.
+
+  N-grams are (positions, numbers), two arrays: where each occurs, ascending,
+  and which one it is.
+  """
   numbers = {word: i for i, word in enumerate(dict.fromkeys(words))}
-  ids = np.fromiter((numbers[w] for w in words), np.int64, len(words))
-  grams = ids
-  for n in range(2, max(DUPLICATE_NGRAMS) + 1):
-    if len(words) < n:
-      return
-    pairs = grams[:-1] * len(numbers) + ids[n - 1 :]
-    _, first, grams = np.unique(pairs, return_index=True, return_inverse=True)
-    yield n, first, grams
+  ids = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
+  positions, grams = np.arange(len(words)), ids
+  for n in range(2, min(max(DUPLICATE_NGRAMS), len(words)) + 1):
+    # What repeats begins with what repeats.
+    if len(positions) and positions[-1] > len(words) - n:
+      positions, grams = positions[:-1], grams[:-1]
+    if len(positions):
+      pairs = grams * len(numbers) + ids[positions + n - 1]
+      _, grams, counts = np.unique(
+        pairs, return_inverse=True, return_counts=True
+      )
+      often = counts[grams] > 1
+      positions, grams = positions[often], grams[often]
+    yield n, (positions, grams)
 
 
-def _repeated_characters(grams, characters, n) -> int:
+def _most_frequent(repeats) -> tuple[int, int]:
+  """(position, copies) of the most frequent n-gram that occurs first."""
+  positions, grams = repeats
+  if not len(grams):
+    return 0, 1
+  copies = np.bincount(grams)[grams]
+  first = int(np.argmax(copies))
+  return int(positions[first]), int(copies[first])
+
+
+def _repeated_characters(repeats, characters, n) -> int:
   """Characters of n-grams seen before, read in order, n words on after one."""
-  often = np.flatnonzero(np.bincount(grams)[grams] > 1)
   seen, after, total = set(), 0, 0
-  for start, gram in zip(often.tolist(), grams[often].tolist()):
+  for start, gram in zip(*(array.tolist() for array in repeats)):
     if start < after:
       continue
     if gram in seen:

@@ -33,11 +33,10 @@ def test_stars_are_the_components(name, edges, tmp_path):
   stages = stages_lib.Stages(
     str(tmp_path), lambda: beam.Pipeline(fn_api_runner.FnApiRunner())
   )
-  stages.run(
-    "pairs-00",
-    lambda p: p | beam.Create([(f"{a:03d}", f"{b:03d}") for a, b in edges]),
+  named = [(f"{a:03d}", f"{b:03d}") for a, b in edges]
+  stars = stages.rows(
+    components.solve(stages, "pairs", lambda p: p | beam.Create(named))
   )
-  stars = stages.rows(components.solve(stages, "pairs"))
 
   size = 100
   rows, columns = zip(*edges) if edges else ((), ())
