@@ -28,13 +28,14 @@ GIN = --gin_file=$G/$1.gin $(if $(wildcard $(OVERLAY)/$1.gin),--gin_file=$(OVERL
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/compilation_cache
 
-.PHONY: help setup quickstart test test-slow lint format clean
+.PHONY: help setup quickstart test test-slow test-distributed lint format clean
 
 help:
 	@echo "make quickstart             crawl -> corpus -> tokenizer -> pretraining -> SFT -> reward model -> RLOO -> report"
 	@echo "make quickstart INPUT=FILE  the same on your own WARC or WET (RUN=DIR for the results)"
 	@echo "make quickstart OVERLAY=gin/overlays/tiny   a smoke test of two minutes: every step, next to no training"
 	@echo "make test                   sets up and runs the tests;  make test-slow: the long ones too"
+	@echo "make test-distributed       the pipelines on Prism, a runner with workers of their own (needs go)"
 	@echo "make lint                   ruff check and format check"
 	@echo "make clean                  removes runs/ (results); the environment stays"
 
@@ -65,7 +66,18 @@ test: setup
 	$(RUN_PYTHON) -m pytest
 
 test-slow: setup
-	$(RUN_PYTHON) -m pytest -m 'slow or not slow'
+	$(RUN_PYTHON) -m pytest -m 'not distributed'
+
+# Beam's own portable runner, of the version that requirements.txt pins.
+PRISM := $(CURDIR)/.tools/prism
+PRISM_VERSION := $(shell sed -n "s/^apache-beam==\([0-9.]*\).*/\1/p" requirements.txt)
+
+$(PRISM): requirements.txt
+	GOBIN=$(dir $(PRISM)) go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(PRISM_VERSION)
+	touch $@
+
+test-distributed: setup $(PRISM)
+	PRISM=$(PRISM) $(RUN_PYTHON) -m pytest -m distributed
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -33,7 +33,6 @@ def _run(command: list[str], core: int) -> tuple[float, int, str]:
   process = subprocess.Popen(
     ["taskset", "-c", str(core), *command],
     stdout=subprocess.PIPE,
-    stderr=subprocess.DEVNULL,
     text=True,
   )
   printed = process.stdout.read()

@@ -10,6 +10,7 @@ import json
 import sys
 
 import apache_beam as beam
+from apache_beam.io import fileio
 
 from beam_pipelines import driver, row_files
 from beam_pipelines import stages as stages_lib
@@ -31,7 +32,7 @@ def main(pattern: str, output: str) -> None:
   def pages(pipeline):
     return (
       pipeline
-      | "files" >> beam.io.fileio.MatchFiles(pattern)
+      | "files" >> fileio.MatchFiles(pattern)
       | "paths" >> beam.Map(lambda match: match.path)
       | "pages" >> beam.FlatMap(_pages)
     )
