@@ -150,7 +150,7 @@ def run(arguments: Sequence[str]) -> dict[str, dict]:
   output = pathlib.Path(options.output)
   default = corpus.read_json(str(fineweb2.THRESHOLDS / "default.json"))
   stages = stages_lib.Stages(
-    str(output / "stages"), lambda: driver.make_pipeline(beam_arguments)
+    str(output / "stages"), driver.pipeline_maker(beam_arguments)
   )
   stages.run(
     "measures",

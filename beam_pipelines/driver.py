@@ -7,6 +7,7 @@ table, errors in one line.
 import argparse
 import hashlib
 import importlib.metadata
+import itertools
 import logging
 import sys
 import time
@@ -17,6 +18,8 @@ import apache_beam as beam
 from apache_beam.io import filesystem, filesystems
 from apache_beam.options import pipeline_options
 from apache_beam.runners.portability import fn_api_runner
+from apache_beam.transforms import environments
+from google.protobuf import json_format
 
 from beam_pipelines import commoncrawl, corpus, formats, read, row_files, write
 from beam_pipelines import pages as pages_lib
@@ -62,6 +65,10 @@ class Parser(argparse.ArgumentParser):
       default="jsonl.gz",
       choices=formats.FORMATS,
       help="of the corpus; the training jobs read jsonl.gz",
+    )
+    add(
+      "--graphs",
+      help="directory for the graph of every Beam job, as a runner is sent it",
     )
 
   def add_crawl_options(self) -> None:
@@ -198,13 +205,46 @@ def start(
   return counts, stages
 
 
-def make_pipeline(beam_arguments: Sequence[str]) -> beam.Pipeline:
+class _Pipeline(beam.Pipeline):
+  """A pipeline that leaves its graph in a file when it starts."""
+
+  def __init__(self, graph: str | None, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    self._graph = graph
+
+  def run(self, *args, **kwargs):
+    if self._graph:
+      workers = self.options.view_as(pipeline_options.WorkerOptions)
+      container = environments.DockerEnvironment(
+        container_image=workers.sdk_container_image
+      )
+      proto = self.to_runner_api(default_environment=container)
+      corpus.write_json(self._graph, json_format.MessageToDict(proto))
+    return super().run(*args, **kwargs)
+
+
+def pipeline_maker(
+  beam_arguments: Sequence[str], graphs: str | None = None
+) -> Callable[[], beam.Pipeline]:
+  """A function that makes the next pipeline of a program.
+
+  Args:
+    beam_arguments: options of Beam.
+    graphs: directory for 000.json, 001.json, …: the pipelines as JSON of
+      Beam's portable form (beam_runner_api.proto), which Dataflow takes too.
+  """
   options = pipeline_options.PipelineOptions(beam_arguments)
   runner = options.view_as(pipeline_options.StandardOptions).runner
-  if runner in (None, "DirectRunner"):
-    # Beam's own DirectRunner may hand over to one that it must download.
-    return beam.Pipeline(fn_api_runner.FnApiRunner(), options=options)
-  return beam.Pipeline(options=options)
+  numbers = itertools.count()
+
+  def make():
+    graph = graphs and corpus.join(graphs, f"{next(numbers):03d}.json")
+    if runner in (None, "DirectRunner"):
+      # Beam's own DirectRunner may hand over to one that it must download.
+      return _Pipeline(graph, fn_api_runner.FnApiRunner(), options=options)
+    return _Pipeline(graph, options=options)
+
+  return make
 
 
 def _read_inputs(path: str) -> Iterator[tuple[int, str, int]]:

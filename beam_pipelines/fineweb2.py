@@ -179,9 +179,7 @@ def run(arguments: Sequence[str]) -> dict:
   if counts is not None:
     return counts
 
-  def make():
-    return driver.make_pipeline(beam_arguments)
-
+  make = driver.pipeline_maker(beam_arguments, options.graphs)
   driver.tell_parts(directory, settings, inputs)
   stages = stages_lib.Stages(directory, make)
   stages.run(

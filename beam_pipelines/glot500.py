@@ -197,9 +197,7 @@ def run(arguments: Sequence[str]) -> dict:
   if counts is not None:
     return counts
 
-  def make():
-    return driver.make_pipeline(beam_arguments)
-
+  make = driver.pipeline_maker(beam_arguments, options.graphs)
   stages = stages_lib.Stages(directory, make)
   print("Cleaning and writing chunks", flush=True)
   with make() as pipeline:

@@ -172,9 +172,7 @@ def run(arguments: Sequence[str]) -> dict:
   if counts is not None:
     return counts
 
-  def make():
-    return driver.make_pipeline(beam_arguments)
-
+  make = driver.pipeline_maker(beam_arguments, options.graphs)
   driver.tell_parts(stages, settings, inputs)
   with make() as pipeline:
     driver.stage_pages(pipeline, output, stages, settings, second_opinion=False)

@@ -26,9 +26,6 @@ def _pages(path):
 
 
 def main(pattern: str, output: str) -> None:
-  def make():
-    return driver.make_pipeline([])
-
   def pages(pipeline):
     return (
       pipeline
@@ -37,6 +34,7 @@ def main(pattern: str, output: str) -> None:
       | "pages" >> beam.FlatMap(_pages)
     )
 
+  make = driver.pipeline_maker([])
   stages = stages_lib.Stages(f"{output}/stages", make)
   stars = components.solve(
     stages,

@@ -1,6 +1,7 @@
 """Small crawls made in the test: records, pages and texts in ten scripts."""
 
 import gzip
+import json
 import types
 
 import pytest
@@ -101,3 +102,21 @@ def crawl():
     response=response,
     archive=archive,
   )
+
+
+@pytest.fixture
+def chunks(tmp_path):
+  """JSON lines of chunks in three scripts, a few of them twice."""
+  texts = {
+    "swh_Latn": "wakulima walitengeneza daraja la zamani kabla ya mvua namba",
+    "rus_Cyrl": "крестьяне починили старый мост до начала дождей и номер",
+    "tha_Thai": "ชาวนา ซ่อม สะพาน เก่า ก่อน ฝน ตก แล้ว ทุก คน ดีใจ หมายเลข",
+  }
+  rows = [
+    {"text": f"{text} {n} {n * 7}", "language": code, "corpus": "c"}
+    for code, text in texts.items()
+    for n in [*range(40), 3, 4]
+  ]
+  path = tmp_path / "chunks.jsonl"
+  path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+  return path

@@ -5,7 +5,6 @@ Dataflow. What they write is what the in-process runner writes, byte for byte.
 `make test-distributed` builds Prism and names it in PRISM.
 """
 
-import json
 import os
 import pathlib
 import socket
@@ -86,27 +85,12 @@ def _tree(directory: pathlib.Path) -> dict[str, bytes]:
   }
 
 
-def _chunks(path: pathlib.Path) -> None:
-  texts = {
-    "swh_Latn": "wakulima walitengeneza daraja la zamani kabla ya mvua namba",
-    "rus_Cyrl": "крестьяне починили старый мост до начала дождей и номер",
-    "tha_Thai": "ชาวนา ซ่อม สะพาน เก่า ก่อน ฝน ตก แล้ว ทุก คน ดีใจ หมายเลข",
-  }
-  rows = [
-    {"text": f"{text} {n} {n * 7}", "language": code, "corpus": "c"}
-    for code, text in texts.items()
-    for n in [*range(40), 3, 4]
-  ]
-  path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-
-
 @pytest.mark.parametrize("pipeline", [mc4, fineweb2, glot500])
 def test_prism_writes_what_the_in_process_runner_writes(
-  pipeline, beam_options, tmp_path
+  pipeline, beam_options, chunks, tmp_path
 ):
   if pipeline is glot500:
-    _chunks(tmp_path / "chunks.jsonl")
-    arguments = [f"--input={tmp_path}/chunks.jsonl", "--min_chunks=10"]
+    arguments = [f"--input={chunks}", "--min_chunks=10"]
   else:
     arguments = [f"--input={SAMPLE}/sample_crawl.warc.gz"]
   arguments += ["--validation_modulus=5", "--shard_megabytes=0.01"]
