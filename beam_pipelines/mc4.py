@@ -2,7 +2,8 @@
 
 Steps, in order: read, extract, langid (cld3), page_length, url_dedup,
 line_length, line_dedup, bad_words, write. Languages are labelled early so that
-every drop is counted by language.
+every drop is counted by language. --preset=c4 is English C4: sentence_lines
+instead of line_length, and its count of sentences again after line_dedup.
 
 Without --runner everything runs in this process, without a network; add
 `--direct_num_workers=N --direct_running_mode=multi_processing` for N processes.
@@ -25,9 +26,15 @@ import apache_beam as beam
 from beam_pipelines import corpus, driver, write
 from beam_pipelines.dedup import lines as line_dedup
 from beam_pipelines.dedup import urls as url_dedup
-from beam_pipelines.filters import apply, bad_words, language, length
+from beam_pipelines.filters import (
+  apply,
+  bad_words,
+  language,
+  length,
+  sentence_lines,
+)
 from mlm.languages import registry
-from mlm.text import normalize
+from mlm.text import normalize, segment
 
 _THRESHOLDS = pathlib.Path(__file__).parent / "thresholds" / "mc4.json"
 
@@ -64,6 +71,11 @@ def build(pages, *, settings: dict, word_lists: dict):
       min_characters=settings["min_long_line_characters"],
     )
 
+  def few_sentences_reason(page):
+    wanted = settings["sentence_lines"]["min_sentences"]
+    found = len(segment.sentences(page["text"]))
+    return "few_sentences" if found < wanted else None
+
   patterns = {
     code: bad_words.pattern_of(code, words)
     for code, words in word_lists.items()
@@ -81,11 +93,19 @@ def build(pages, *, settings: dict, word_lists: dict):
     lambda p: apply.apply(p, "langid", language_reason),
     lambda p: apply.apply(p, "page_length", page_length_reason),
     url_dedup.deduplicate,
-    lambda p: apply.apply(p, "line_length", line_length_reason),
+    (
+      (lambda p: sentence_lines.clean_pages(p, **settings["sentence_lines"]))
+      if settings["sentence_lines"]
+      else lambda p: apply.apply(p, "line_length", line_length_reason)
+    ),
     lambda p: line_dedup.deduplicate(
       p, num_parts=driver.num_key_parts(settings)
     ),
   ]
+  if settings["sentence_lines"]:
+    steps.append(
+      lambda p: apply.apply(p, "sentences_left", few_sentences_reason)
+    )
   if patterns:
     steps.append(lambda p: apply.apply(p, "bad_words", bad_words_reason))
   return apply.apply_all(pages, steps)
@@ -94,7 +114,10 @@ def build(pages, *, settings: dict, word_lists: dict):
 def _stages(settings: dict) -> list[str]:
   """Names of the stages that `build` runs, after reading and extraction."""
   stages = ["read", "extract", "langid", "page_length", url_dedup.STAGE]
-  stages += ["line_length", line_dedup.STAGE]
+  if settings["sentence_lines"]:
+    stages += [sentence_lines.STAGE, line_dedup.STAGE, "sentences_left"]
+  else:
+    stages += ["line_length", line_dedup.STAGE]
   return stages + (["bad_words"] if settings["bad_words"] else [])
 
 
@@ -102,7 +125,7 @@ def _parser() -> driver.Parser:
   parser = driver.Parser("mc4", __doc__)
   parser.add_crawl_options()
   add = parser.add_argument
-  add("--preset", default="lecture", help="thresholds: lecture or tfds")
+  add("--preset", default="paper", help="thresholds: paper, tfds or c4")
   add(
     "--min_language_probability",
     type=float,
@@ -145,6 +168,11 @@ def _settings(options) -> tuple[dict, driver.Inputs, dict, dict]:
     remarks["bad_words"] = {"files that name no language": skipped}
   else:
     remarks["bad_words"] = "stage skipped: no --bad_words directory given"
+  if options.languages and "languages" in thresholds:
+    raise corpus.InputError(
+      f"--languages {options.languages} with --preset={options.preset}, which "
+      f"is of {', '.join(thresholds['languages'])}; leave one of them out"
+    )
   settings, inputs = driver.crawl_settings(options)
   settings = {
     **settings,

@@ -8,6 +8,11 @@ says three sentences and five words, and so do these rules.
 import re
 from collections.abc import Callable
 
+import apache_beam as beam
+
+from beam_pipelines.filters import apply
+from mlm.text import segment
+
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _END_MARKS = (".", "?", "!", '"')
 _POLICY = (
@@ -18,6 +23,9 @@ _POLICY = (
   "use of cookies",
   "use cookies",
 )
+
+
+STAGE = "sentence_lines"
 
 
 def clean(
@@ -63,3 +71,21 @@ def clean(
   if sentences < min_sentences:
     return "", "few_sentences"
   return "\n".join(kept).strip(), None
+
+
+def clean_pages(pages, **thresholds: int):
+  """Pages -> (pages with the lines that `clean` keeps, dropped pages)."""
+
+  def cleaned(page):
+    text, reason = clean(
+      page["text"],
+      num_sentences=lambda line: len(segment.sentences(line)),
+      **thresholds,
+    )
+    return (
+      {**page, "drop": [STAGE, reason]} if reason else {**page, "text": text}
+    )
+
+  return apply.apply_several(
+    pages | "clean lines" >> beam.Map(cleaned), STAGE, lambda page: page["drop"]
+  )

@@ -252,6 +252,51 @@ def test_shards_share_out_the_pages(warc, tmp_path):
     assert len({d.url for d in found}) == NUM_PAGES
 
 
+def test_c4_is_english_lines_that_read_like_sentences(crawl, tmp_path):
+  good = [
+    "The farmers repaired the old bridge before the rain came.",
+    "Everyone in the village was glad to cross the river again.",
+    "A carpenter from the next valley brought the heavy oak beams [3].",
+  ]
+  other = [
+    "The ferry had stopped running when the water rose too high.",
+    "Nobody could remember a spring with as much rain as this.",
+  ]
+  # Two pages share a sentence; the URL of the first has the smaller hash.
+  pages = {
+    "http://good.example/": [*good, "Home | About | Contact", "Read more..."],
+    "http://less.example/": [*other, good[0]],
+    "http://code.example/": [*good, "All of it was written as { code } here."],
+    "http://short.example/": good[:2],
+    "http://french.example/": [crawl.SENTENCES["fra_Latn"]] * 3,
+  }
+  warc, output = tmp_path / "crawl.warc.gz", tmp_path / "corpus"
+  warc.write_bytes(
+    crawl.archive(
+      [crawl.response(u, crawl.html_page(lines)) for u, lines in pages.items()]
+    )
+  )
+  arguments = [f"--input={warc}", f"--output={output}", "--preset=c4"]
+  arguments += ["--validation_modulus=1000"]
+  with pytest.raises(ValueError, match="leave one of them out"):
+    mc4.run([*arguments, "--languages=fra_Latn"])
+  counts = mc4.run(arguments)
+  dropped = {
+    row["url"]: (row["stage"], row["reason"])
+    for row in decisions(output)
+    if row["stage"]
+  }
+  assert dropped == {
+    "http://less.example/": ("sentences_left", "few_sentences"),
+    "http://code.example/": ("sentence_lines", "curly_bracket"),
+    "http://short.example/": ("sentence_lines", "few_sentences"),
+    "http://french.example/": ("langid", "unlisted_language"),
+  }
+  assert list(counts["languages"]) == ["eng_Latn"]
+  (page,) = documents.read_documents(output, "eng_Latn", "train")
+  assert page.text == "\n".join(good).replace(" [3]", " ")
+
+
 def test_wet_text_and_cut_files_are_read(crawl, tmp_path):
   records = [
     crawl.record(
@@ -345,7 +390,7 @@ def test_mistakes_are_told_in_one_line_before_any_work(capsys, warc, tmp_path):
   good = (f"--input={warc}", f"--output={output}", "--validation_modulus=3")
   for wrong, told in {
     "--input=/no/x*.gz": "no file matches --input '/no/x*.gz'",
-    "--preset=best": "choose one of lecture, tfds",
+    "--preset=best": "choose one of paper, tfds, c4",
     "--languages=swh_Latin": "swh_Latn",
     "--langauges=swh_Latn": "did you mean languages",
     "--validation_modulus=0": "at least 2",
