@@ -5,7 +5,7 @@ without colour by hatch, marker or order.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib
 
@@ -67,6 +67,111 @@ def pages_by_stage(funnel: Mapping, languages: Sequence[str]) -> str:
   axes.set_xscale("log")
   axes.set_xlim(left=0.5)  # a page has a bar, none has none
   axes.legend(fontsize=7, loc="lower right")
+  return _svg(figure)
+
+
+def corpus_sizes(
+  pages: Mapping[str, int],
+  amounts: Mapping[str, int],
+  languages: Sequence[str],
+  unit: str,
+) -> str:
+  """Pages and words or tokens of each language, both on log scales.
+
+  The figure of the mT5 paper (Xue et al. 2021, figure 1), turned.
+  """
+  figure, axes = _by_language_axes(
+    languages,
+    "pages (log scale)",
+    f"{sum(pages.values()):,} pages of {len(languages)} languages",
+  )
+  y = range(len(languages))
+  bars = axes.barh(y, [pages[c] for c in languages], color=BLUE, alpha=0.6)
+  axes.set_xscale("log")
+  axes.set_xlim(left=0.5)
+  other = axes.twiny()
+  known = [(i, amounts[c]) for i, c in enumerate(languages) if amounts.get(c)]
+  points = other.scatter(
+    [amount for _, amount in known],
+    [i for i, _ in known],
+    color=ORANGE,
+    marker="D",
+    s=12,
+  )
+  other.set_xscale("log")
+  other.set_xlabel(f"{unit} (log scale)")
+  axes.legend([bars, points], ["pages", unit], fontsize=7, loc="lower right")
+  return _svg(figure)
+
+
+def waterfall(funnel: Mapping, languages: Sequence[str]) -> str:
+  """Shares of a language's pages: kept, then what each filter removed."""
+  stages = list(next(iter(funnel.values())))
+  shown = [s for s in stages if any(f[s]["dropped"] for f in funnel.values())]
+  colours = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(shown)))
+  figure, axes = _by_language_axes(
+    languages, "% of the language's pages", "Each page is kept or has a reason"
+  )
+  y = range(len(languages))
+
+  def shares(number_of):
+    return np.array(
+      [
+        100
+        * number_of(funnel[c])
+        / max(next(iter(funnel[c].values()))["in"], 1)
+        for c in languages
+      ]
+    )
+
+  left = shares(lambda stages: list(stages.values())[-1]["kept"])
+  axes.barh(y, left, color="#dddddd", label="kept")
+  for colour, stage in list(zip(colours, shown))[::-1]:
+    share = shares(
+      lambda stages, name=stage: sum(stages[name]["dropped"].values())
+    )
+    axes.barh(y, share, left=left, color=colour, label=stage)
+    left = left + share
+  axes.set_xlim(0, 100)
+  axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+  return _svg(figure)
+
+
+def confusions(
+  wrong: Mapping[tuple[str, str], int],
+  languages: Sequence[str],
+  known: Collection[str],
+) -> str:
+  """Pages by true language (rows) and the other language that they got.
+
+  Args:
+    wrong: {(true, named): pages}.
+    languages: true ones to show.
+    known: languages that could have been named; others are marked.
+  """
+  if not languages:
+    return ""
+  named = sorted({n for t, n in wrong if t in languages})
+  grid = np.array([[wrong.get((t, n), 0) for n in named] for t in languages])
+  size = (2 + 0.22 * len(named), 1.5 + _BAR_INCHES * len(languages))
+  figure, axes = plt.subplots(figsize=size)
+  axes.imshow(np.log1p(grid), cmap="Blues", aspect="auto")
+  for (row, column), pages in np.ndenumerate(grid):
+    if pages:
+      dark = np.log1p(pages) > 0.6 * np.log1p(grid.max())
+      axes.text(
+        *(column, row, f"{pages}"),
+        ha="center",
+        va="center",
+        fontsize=6,
+        color="white" if dark else "black",
+      )
+  labels = [t if t in known else f"{t} *" for t in languages]
+  axes.set_yticks(range(len(languages)), labels, fontsize=7)
+  axes.set_xticks(range(len(named)), named, fontsize=7, rotation=90)
+  axes.set_xlabel("named")
+  axes.set_ylabel("true")
+  axes.set_title("Pages under a wrong language", fontsize=10, loc="left")
   return _svg(figure)
 
 

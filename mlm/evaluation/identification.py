@@ -71,3 +71,16 @@ def agreement(
       counts["right"] += row["language"] == label
     counts["kept"] += row["outcome"] == "kept"
   return dict(result)
+
+
+def confusions(
+  decisions: list[dict], truth: dict[str, str]
+) -> dict[tuple[str, str], int]:
+  """{(true, named): pages} that pass as another language than their true one."""
+  counts: collections.Counter = collections.Counter()
+  for row in decisions:
+    true = truth.get(row["url"], "")
+    if true and row["stage"] not in ("read", "extract", "langid"):
+      if row["language"] != true:
+        counts[true, row["language"]] += 1
+  return dict(counts)

@@ -2,79 +2,12 @@
 
 import json
 import os
-import pathlib
-from typing import Any
-
-import jinja2
 
 from mlm.data import sampling
-from mlm.evaluation import figures, identification
+from mlm.evaluation import corpus_report, figures, identification
 from mlm.languages import groups
 from mlm.text import documents
 from mlm.training import metrics
-
-_TEMPLATE = pathlib.Path(__file__).parent / "report.html.jinja"
-
-
-def _number(value: Any, digits: int = 3) -> str:
-  if value is None:
-    return "–"
-  return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
-
-
-def _corpus_section(counts: dict) -> dict:
-  funnel = {c: f for c, f in counts["funnel"].items() if c != "und"}
-  pages = {c: next(iter(f.values()))["in"] for c, f in funnel.items()}
-  order = sorted(funnel, key=lambda c: (-pages[c], c))
-  rows = []
-  for code in [*order, *(["und"] if "und" in counts["funnel"] else [])]:
-    stages = counts["funnel"][code]
-    splits = counts["languages"].get(code, {})
-    reasons = ", ".join(
-      f"{stage}.{reason} {n:,}"
-      for stage, row in stages.items()
-      for reason, n in row["dropped"].items()
-    )
-    rows.append(
-      [
-        code,
-        _number(next(iter(stages.values()))["in"]),
-        _number(sum(s["documents"] for s in splits.values())),
-        _number(sum(s["bytes"] for s in splits.values())),
-        reasons,
-      ]
-    )
-  return {
-    "title": "Corpus: pages before and after each filter",
-    "text": "Pages by the language that cld3 names; und: no language, or no "
-    "text. Reasons are stage.reason and the number of pages.",
-    "figure": figures.pages_by_stage(funnel, order),
-    "columns": ["language", "pages", "kept", "bytes kept", "dropped"],
-    "rows": rows,
-  }
-
-
-def _truth_section(corpus: str, truth: str) -> dict:
-  rows = identification.agreement(
-    identification.read_decisions(corpus), identification.read_truth(truth)
-  )
-  order = sorted(rows, key=lambda c: (-rows[c]["pages"], c))
-  accepted = sum(r["accepted"] for r in rows.values())
-  right = sum(r["right"] for r in rows.values())
-  return {
-    "title": "Language identification against the truth",
-    "text": f"Of {accepted:,} pages over the probability threshold whose true "
-    f"language is known, {right / max(accepted, 1):.1%} got that language.",
-    "figure": "",
-    "columns": ["true language", "pages", "accepted", "right", "kept"],
-    "rows": [
-      [
-        c,
-        *(_number(rows[c][n]) for n in ("pages", "accepted", "right", "kept")),
-      ]
-      for c in order
-    ],
-  }
 
 
 def _mixture_section(plan: list[sampling.PlanRow]) -> dict:
@@ -89,10 +22,10 @@ def _mixture_section(plan: list[sampling.PlanRow]) -> dict:
     "rows": [
       [
         r.language,
-        _number(r.documents),
-        _number(r.tokens),
+        corpus_report.number(r.documents),
+        corpus_report.number(r.tokens),
         f"{r.rate:.3%}",
-        _number(r.expected_epochs, 2),
+        corpus_report.number(r.expected_epochs, 2),
       ]
       for r in plan
     ],
@@ -117,11 +50,11 @@ def _bits_section(rows: dict) -> dict:
     "rows": [
       [
         c,
-        _number(rows[c]["bits_per_byte"]),
-        _number(rows[c]["unigram_entropy"]),
-        _number(rows[c]["unigram_cross_entropy"]),
-        _number(rows[c]["train_tokens"]),
-        _number(rows[c]["documents"]),
+        corpus_report.number(rows[c]["bits_per_byte"]),
+        corpus_report.number(rows[c]["unigram_entropy"]),
+        corpus_report.number(rows[c]["unigram_cross_entropy"]),
+        corpus_report.number(rows[c]["train_tokens"]),
+        corpus_report.number(rows[c]["documents"]),
       ]
       for c in order
     ],
@@ -142,11 +75,18 @@ def _generation_section(generation: dict) -> dict:
       for n in ("sft", "rloo")
     )
     told = [
-      f"{_number(sft[p], 2)} ± {_number(sft[f'{p}_standard_error'], 2)} → "
-      f"{_number(rloo[p], 2)} ± {_number(rloo[f'{p}_standard_error'], 2)}"
+      f"{corpus_report.number(sft[p], 2)} ± {corpus_report.number(sft[f'{p}_standard_error'], 2)} → "
+      f"{corpus_report.number(rloo[p], 2)} ± {corpus_report.number(rloo[f'{p}_standard_error'], 2)}"
       for p in parts
     ]
-    rows.append([code, _number(sft["samples"]), *told, _number(rloo["kl"], 2)])
+    rows.append(
+      [
+        code,
+        corpus_report.number(sft["samples"]),
+        *told,
+        corpus_report.number(rloo["kl"], 2),
+      ]
+    )
   return {
     "title": "Generations on held-out prompts",
     "text": "Means ± standard errors, clustered by source document. KL is the "
@@ -168,7 +108,8 @@ def _win_section(win_rate: dict) -> dict:
     "figure": figures.win_rates(win_rate),
     "columns": ["language", *names],
     "rows": [
-      [c, *(_number(row[n], 1) for n in names)] for c, row in rows.items()
+      [c, *(corpus_report.number(row[n], 1) for n in names)]
+      for c, row in rows.items()
     ],
   }
 
@@ -204,10 +145,13 @@ def _groups_section(counts: dict, plan: list, results: dict) -> dict:
       rows.append(
         [
           f"{grouping.replace('_', ' ')} {name}",
-          _number(len(codes)),
-          *map(_number, sums[:3]),
+          corpus_report.number(len(codes)),
+          *map(corpus_report.number, sums[:3]),
           f"{sums[3]:.1%}",
-          *(_number(groups.macro_average(x, codes), 2) for x in averages),
+          *(
+            corpus_report.number(groups.macro_average(x, codes), 2)
+            for x in averages
+          ),
         ]
       )
   return {
@@ -259,9 +203,14 @@ def write_report(*, run: str, truth: str, path: str) -> None:
   largest = sorted(bits, key=lambda c: -bits[c]["train_tokens"])
   generation, win = results["generation"], results["win_rate"]
   plan = sampling.read_plan(os.path.join(run, "pretrain", "mixture.json"))
+  judged = []
+  if truth:
+    decisions = identification.read_decisions(corpus)
+    labels = identification.read_truth(truth)
+    judged = [corpus_report.agreement_section(decisions, labels)]
   sections = [
-    _corpus_section(counts),
-    *([_truth_section(corpus, truth)] if truth else []),
+    corpus_report.filters_section(counts),
+    *judged,
     _mixture_section(plan),
     {
       "title": "Pretraining loss",
@@ -291,13 +240,10 @@ def write_report(*, run: str, truth: str, path: str) -> None:
     ("mean reward, SFT → RLOO", f"{sft['reward']:.2f} → {rloo['reward']:.2f}"),
     ("win − loss, points", f"{win['overall']['delta']:+.1f}"),
   ]
-  environment = jinja2.Environment(autoescape=True)
-  page = environment.from_string(_TEMPLATE.read_text()).render(
+  corpus_report.render(
+    path,
     title=f"Run report: {os.path.basename(os.path.normpath(run))}",
     headline=headline,
     sections=sections,
     samples=results["samples"],
   )
-  partial = f"{path}.partial"
-  pathlib.Path(partial).write_text(page, encoding="utf-8")
-  os.replace(partial, path)
