@@ -46,7 +46,7 @@ def read_chunks(number: int, path: str) -> Iterator[dict]:
   """The chunks of a file of JSON lines or Parquet, the number-th input."""
   rows = row_files.read_rows(path, _FIELDS)
   for position, (row, wrong) in enumerate(rows):
-    chunk = chunk_of_row(row, f"{number:05d}.{position:012d}")
+    chunk = chunk_of_row(row, f"{number:07d}.{position:012d}")
     yield {**chunk, "drop": ["read", wrong]} if wrong else chunk
 
 

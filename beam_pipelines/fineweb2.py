@@ -190,6 +190,13 @@ def run(arguments: Sequence[str]) -> dict:
     ),
   )
   thresholds = confidence_thresholds(stages.rows("probabilities"))
+  if without := sorted(thresholds.keys() - settings["limits"].keys()):
+    print(
+      f"English's limits filter {len(without)} languages that have no file in "
+      f"--thresholds: {', '.join(without)}. beam_pipelines.derive_limits makes "
+      "files from a corpus",
+      flush=True,
+    )
 
   def sure(pipeline):
     pages, unread = driver.staged_pages(pipeline, output, directory, settings)

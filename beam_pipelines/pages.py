@@ -46,7 +46,7 @@ def parts_of(number: int, path: str, size: int, part_bytes: int) -> list[Part]:
 
 def staged_path(directory: str, part: Part) -> str:
   """Where the pages of a part are staged."""
-  name = f"pages-{part.number:05d}-{part.start:014d}.jsonl.gz"
+  name = f"pages-{part.number:07d}-{part.start:014d}.jsonl.gz"
   return filesystems.FileSystems.join(directory, name)
 
 
@@ -92,7 +92,7 @@ def read_pages(part: Part, *, second_opinion: bool) -> Iterator[dict]:
   for record in _read_part(part):
     yield page_of_record(
       record,
-      f"{part.number:05d}.{record.position}",
+      f"{part.number:07d}.{record.position}",
       second_opinion=second_opinion,
     )
 

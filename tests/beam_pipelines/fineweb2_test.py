@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import pathlib
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,7 +93,49 @@ def test_a_killed_run_goes_on_to_the_same_corpus(corpus, tmp_path):
   )
   assert result.returncode == 0, result.stderr
   assert "1 of them read before" in result.stdout
+  assert "English's limits filter" in result.stdout
   assert before and tree(output) == tree(corpus)
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_drivers_and_workers_at_random(corpus, tmp_path):
+  """Every corpus that comes out in spite of them is the undisturbed one."""
+  rng = random.Random(0)
+  output, kills, finished = tmp_path / "killed", [], 0
+  command = [
+    *(sys.executable, "-m", "beam_pipelines.fineweb2", *arguments(output)),
+    *("--direct_num_workers=2", "--direct_running_mode=multi_processing"),
+  ]
+  while len(kills) < 20 or not finished:
+    process = subprocess.Popen(
+      command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+      # Later starts have less to do; once all kills are spent, none follows.
+      wait = rng.uniform(1, 12) if len(kills) < 20 else None
+      process.wait(wait)
+    except subprocess.TimeoutExpired:
+      workers = subprocess.run(
+        ["pgrep", "--session", str(process.pid), "--full", "sdk_worker_main"],
+        capture_output=True,
+        text=True,
+      ).stdout.split()
+      victim = rng.choice(workers) if workers and rng.random() < 0.5 else ""
+      os.kill(int(victim or process.pid), signal.SIGKILL)
+      kills.append("worker" if victim else "driver")
+      try:
+        process.wait(20)  # without a worker the driver fails, or waits for it
+      except subprocess.TimeoutExpired:
+        pass
+    if process.poll() is None or process.returncode != 0:
+      subprocess.run(["pkill", "-9", "--session", str(process.pid)])
+      process.wait()
+      continue
+    assert tree(output) == tree(corpus)
+    finished += 1
+    shutil.rmtree(output)
+  assert {"worker", "driver"} <= set(kills)
+  print(f"kills {kills}, corpora {finished}")
 
 
 def test_confidence_thresholds_by_hand():

@@ -212,7 +212,7 @@ def test_equal_input_gives_equal_bytes_and_a_finished_corpus_stays(
   assert {p: p.stat().st_mtime_ns for p in corpus.rglob("*")} == before
   # Killed just after counts.json was written.
   (corpus / "stages").mkdir()
-  (corpus / "stages" / "pages-00000-00000000000000.jsonl.gz").touch()
+  (corpus / "stages" / "pages-0000000-00000000000000.jsonl.gz").touch()
   mc4.run(arguments(warc, corpus, word_lists))
   assert not (corpus / "stages").exists()
   other = arguments(warc, corpus, word_lists, "--preset=tfds")
