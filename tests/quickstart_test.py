@@ -154,7 +154,7 @@ def test_the_report_is_one_file_with_every_language(chain):
   counts = json.loads((run / "corpus" / "counts.json").read_text())
   kept = {
     row[0]: int(row[2].replace(",", ""))
-    for row in tables["Corpus: pages before and after each filter"][1:]
+    for row in tables["Pages before and after each filter"][1:]
   }
   for code in LANGUAGES:
     assert kept[code] == sum(
