@@ -52,7 +52,8 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 quickstart: setup
 	$(RUN_PYTHON) -m beam_pipelines.mc4 --input=$(INPUT) --output=$(RUN)/corpus --validation_modulus=$(VALIDATION_MODULUS) $(if $(filter $(SAMPLE)/%,$(INPUT)),--bad_words=$(SAMPLE)/bad_words)
 	$(JOB) train_tokenizer $(call GIN,train_tokenizer) --gin.CORPUS=$(RUN)/corpus --gin.OUTPUT=$(RUN)/tokenizer
-	$(JOB) pretrain $(call GIN,pretrain) --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/pretrain $(if $(OVERLAY),,--gin.STEPS=$(PRETRAIN_STEPS))
+	$(JOB) cache_tokens $(call GIN,cache_tokens) --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/tokens
+	$(JOB) pretrain $(call GIN,pretrain) --gin.TOKENS=$(RUN)/tokens --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/pretrain $(if $(OVERLAY),,--gin.STEPS=$(PRETRAIN_STEPS))
 	$(JOB) make_instructions $(call GIN,make_instructions) --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/instructions
 	$(JOB) finetune $(call GIN,finetune) --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/pretrain --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/sft
 	$(JOB) make_preferences $(call GIN,make_preferences) --gin.TOKENIZER=$(RUN)/tokenizer --gin.POLICY=$(RUN)/sft --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/preferences

@@ -73,8 +73,15 @@ RULES = {
   ),
   "mlm.data": (
     {"mlm.languages", "mlm.text", "mlm.tokenizers"},
-    {"seqio", "tensorflow"},
+    {"array_record"},
   ),
+  **{
+    f"mlm.data.{name}": (
+      {"mlm.languages", "mlm.text", "mlm.tokenizers"},
+      {"seqio", "tensorflow", "array_record"},
+    )
+    for name in ("tasks", "mixtures", "features", "loader", "cache")
+  },
   "mlm.data.prompts": ({"mlm.languages", "mlm.tokenizers"}, set()),
   "mlm.data.sampling": ({"mlm.languages", "mlm.tokenizers"}, set()),
   "mlm.sharding": (set(), {"jax"}),

@@ -86,7 +86,8 @@ def _run_chain(commands):
       assert mc4.main(arguments) == 0
       continue
     job, *_ = arguments
-    if job not in ("train_tokenizer", "make_instructions", "report"):
+    host_only = ("train_tokenizer", "cache_tokens", "make_instructions")
+    if job not in (*host_only, "report"):
       arguments.append(MESH)  # the tests have eight devices
     assert launcher.main(arguments) == 0, job
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import seqio
 
-from mlm.data import tasks as task_lib
+from mlm.data import task_names
 
 # Registered mixture -> the rates that made it.
 _arguments: dict[str, dict[str, float]] = {}
@@ -39,7 +39,7 @@ def register_mixture(
       positive, or the name is taken by another mixture
       (seqio.MixtureRegistry.remove it first).
   """
-  languages = [task_lib.task_language(task) for task in tasks]
+  languages = [task_names.task_language(task) for task in tasks]
   if sorted(languages) != sorted(token_shares):
     raise ValueError(
       f"tasks of {sorted(languages)} but shares for {sorted(token_shares)}; "

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from mlm.languages import rates as rates_lib
 from mlm.languages import registry
-from mlm.tokenizers import sample, special
+from mlm.tokenizers import special
 
 
 def prompt_ids(processor: Any, text: str) -> list[int]:
@@ -137,7 +138,7 @@ def record_drawer(
   by_language: dict[str, list[Mapping]] = {}
   for record in records:
     by_language.setdefault(record["language"], []).append(record)
-  rates = sample.temperature_rates(
+  rates = rates_lib.temperature_rates(
     {code: len(rows) for code, rows in by_language.items()},
     temperature=temperature,
   )

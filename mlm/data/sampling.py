@@ -1,14 +1,109 @@
 """How much of each language a run will see: rates, tokens and epochs."""
 
+import collections
 import dataclasses
+import functools
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from mlm.languages import groups
-from mlm.tokenizers import sample
+import numpy as np
 
-temperature_rates = sample.temperature_rates
+from mlm.languages import groups, registry
+from mlm.languages import rates as rates_lib
+
+UNITS = ("tokens", "documents", "characters", "bytes")
+_DRIFT_STANDARD_ERRORS = 4.0
+
+# (code -> {unit: amount in the train split}, tokens of the run) -> (code ->
+# tokens to draw, largest number of epochs or infinity).
+Sampler = Callable[
+  [Mapping[str, Mapping[str, int]], float], tuple[dict[str, float], float]
+]
+
+
+def by_temperature(
+  *, temperature: float, unit: str, max_epochs: float | None
+) -> Sampler:
+  """p proportional to n^(1/T), no language more than `max_epochs` times.
+
+  Args:
+    temperature: T of `rates.temperature_rates`.
+    unit: what n counts, one of UNITS. Rates are shares of the tokens of a run
+      all the same. mT5 counts its examples, which are of equal length: tokens.
+    max_epochs: cap of a language; what it cannot take goes to the others. None
+      for no cap.
+
+  Raises:
+    ValueError: if the unit is unknown or the cap not positive.
+  """
+  if unit not in UNITS:
+    raise ValueError(f"unknown unit {unit!r}; use one of {', '.join(UNITS)}")
+  return functools.partial(
+    _by_rates,
+    functools.partial(_temperature_rates, temperature=temperature, unit=unit),
+    _checked_cap(max_epochs),
+  )
+
+
+def by_unimax(*, max_epochs: float) -> Sampler:
+  """Equal shares of tokens, no language more than `max_epochs` times.
+
+  Source: Chung et al. 2023 (UniMax), Algorithm 1, over tokens.
+  """
+  return functools.partial(
+    _by_rates,
+    lambda counts: dict.fromkeys(counts, 1.0),
+    _checked_cap(max_epochs),
+  )
+
+
+def by_shares(
+  *, shares: Mapping[str, float], max_epochs: float | None
+) -> Sampler:
+  """Shares of tokens as given, code -> share; they sum to 1."""
+  rates_lib.check_shares(shares)
+
+  def rates(counts):
+    if counts.keys() != shares.keys():
+      raise ValueError(
+        f"shares are of {sorted(shares)}, the mixture has {sorted(counts)}; "
+        "give a share to every language, or leave the language out"
+      )
+    return shares
+
+  return functools.partial(_by_rates, rates, _checked_cap(max_epochs))
+
+
+def _checked_cap(max_epochs: float | None) -> float:
+  if max_epochs is None:
+    return math.inf
+  if not max_epochs > 0:
+    raise ValueError(f"max_epochs {max_epochs} must be above 0, or None")
+  return max_epochs
+
+
+def _temperature_rates(counts, *, temperature, unit):
+  lacking = [code for code, of in counts.items() if unit not in of]
+  if lacking:
+    raise ValueError(
+      f"the token counts have no {unit} of {lacking[0]}; delete token_counts.json "
+      "and run train_tokenizer again, which counts them"
+    )
+  return rates_lib.temperature_rates(
+    {code: of[unit] for code, of in counts.items()}, temperature=temperature
+  )
+
+
+def _by_rates(rates_of, max_epochs, counts, num_tokens):
+  amounts = rates_lib.capped_amounts(
+    rates_of(counts),
+    {code: max_epochs * of["tokens"] for code, of in counts.items()},
+    budget=num_tokens,
+  )
+  return amounts, max_epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +130,15 @@ class PlanRow:
 def mixture_plan(
   token_counts: Mapping,
   *,
-  temperature: float,
+  sampler: Sampler,
   num_tokens: int,
   languages: Sequence[str],
 ) -> list[PlanRow]:
-  """Plans a run: p proportional to tokens^(1/T) over the chosen languages.
+  """Plans a run: how many tokens of each of the chosen languages it draws.
 
   Args:
     token_counts: `mlm.tokenizers.count.read_token_counts`.
-    temperature: T of `temperature_rates`, over tokens of the train split.
+    sampler: `by_temperature`, `by_unimax` or `by_shares`.
     num_tokens: tokens of the whole run, > 0: steps x batch x length.
     languages: codes to mix, each with train data.
 
@@ -51,31 +146,101 @@ def mixture_plan(
     Rows with the largest corpus first; rates sum to 1.
 
   Raises:
-    ValueError: if a language has no train tokens, or num_tokens is not
-      positive.
+    ValueError: if a language has no train tokens, num_tokens is not positive,
+      or the caps leave less data than the run wants.
   """
   if num_tokens < 1:
     raise ValueError(f"num_tokens {num_tokens} must be positive")
   train = {
-    code: token_counts.get(code, {}).get("train", {"documents": 0, "tokens": 0})
-    for code in languages
+    code: token_counts.get(code, {}).get("train", {}) for code in languages
   }
-  rates = temperature_rates(
-    {code: counts["tokens"] for code, counts in train.items()},
-    temperature=temperature,
-  )
+  empty = sorted(code for code, of in train.items() if not of.get("tokens"))
+  if empty or not train:
+    raise ValueError(f"languages without train tokens: {empty}; leave them out")
+  amounts, max_epochs = sampler(train, num_tokens)
+  total = math.fsum(amounts.values())
+  if total < num_tokens * (1 - 1e-9):
+    raise ValueError(
+      f"the run wants {num_tokens:,} tokens, but at most {max_epochs:g} epochs of "
+      f"{len(train)} languages are {total:,.0f}: a shortfall of "
+      f"{num_tokens - total:,.0f}. Raise max_epochs, shorten the run, or add text"
+    )
   rows = [
     PlanRow(
       language=code,
-      documents=counts["documents"],
-      tokens=counts["tokens"],
-      rate=rates[code],
-      expected_tokens=rates[code] * num_tokens,
-      expected_epochs=rates[code] * num_tokens / counts["tokens"],
+      documents=of["documents"],
+      tokens=of["tokens"],
+      rate=amounts[code] / total,
+      expected_tokens=amounts[code],
+      expected_epochs=amounts[code] / of["tokens"],
     )
-    for code, counts in train.items()
+    for code, of in train.items()
   ]
   return sorted(rows, key=lambda row: (-row.tokens, row.language))
+
+
+def drifts(
+  rows: Sequence[PlanRow], observed: Mapping[str, int], *, sequence_length: int
+) -> dict[str, tuple[float, float]]:
+  """Languages whose observed share of tokens is not the planned one.
+
+  More than 4 standard errors of as many independent draws as the tokens fill
+  rows.
+
+  Args:
+    rows: the plan.
+    observed: code -> tokens seen in training.
+    sequence_length: tokens a row.
+
+  Returns:
+    code -> (planned, observed share), of those that drift.
+  """
+  total = sum(observed.values())
+  draws = max(1, total // sequence_length)
+  planned = {row.language: row.rate for row in rows}
+  result = {}
+  for code in sorted(planned.keys() | observed.keys()):
+    rate, share = planned.get(code, 0.0), observed.get(code, 0) / max(total, 1)
+    error = math.sqrt(rate * (1 - rate) / draws)
+    # A row more or less is no drift, however rare the language.
+    if abs(share - rate) > _DRIFT_STANDARD_ERRORS * error + 1 / draws:
+      result[code] = rate, share
+  return result
+
+
+def audited(
+  batches: Iterator[dict[str, np.ndarray]],
+  rows: Sequence[PlanRow],
+  *,
+  period: int,
+  warn: Callable[[str], Any],
+) -> Iterator[dict[str, np.ndarray]]:
+  """Passes batches on; warns, once a language, when what they hold drifts.
+
+  Args:
+    batches: with "decoder_language_ids" and "decoder_segment_ids" [B, T].
+    rows: the plan.
+    period: batches between checks.
+    warn: given a line of text.
+  """
+  observed: collections.Counter = collections.Counter()
+  codes, told = registry.codes(), set()
+  for number, batch in enumerate(batches, start=1):
+    ids = batch["decoder_language_ids"][batch["decoder_segment_ids"] > 0]
+    for index, count in enumerate(np.bincount(ids)):
+      if count:
+        observed[codes[index]] += int(count)
+    if number % period == 0:
+      length = batch["decoder_language_ids"].shape[1]
+      found = drifts(rows, observed, sequence_length=length)
+      for code in found.keys() - told:
+        planned, share = found[code]
+        warn(
+          f"{code} has {share:.3%} of the tokens of {number} batches, planned "
+          f"were {planned:.3%}"
+        )
+      told |= found.keys()
+    yield batch
 
 
 def write_plan(rows: Sequence[PlanRow], path: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
+from mlm.data import task_names
 from mlm.languages import registry
 from mlm.text import documents
 from mlm.tokenizers import load, vocabularies
@@ -17,11 +18,6 @@ SPLITS = ("train", "validation")
 
 # Registered task -> the arguments that made it.
 _arguments: dict[str, tuple] = {}
-
-
-def task_language(task: str) -> str:
-  """Code of the language of a task: `mc4.swh_Latn` -> `swh_Latn`."""
-  return task.rpartition(".")[2]
 
 
 def register_tasks(
@@ -63,7 +59,7 @@ def register_tasks(
   for code in registry.codes():
     if not counts.get(code, {}).get("train", {}).get("documents"):
       continue
-    name = f"{prefix}.{code}"
+    name = task_names.task_name(prefix, code)
     names.append(name)
     if name in seqio.TaskRegistry.names():
       if _arguments.get(name) != arguments:

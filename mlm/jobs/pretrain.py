@@ -1,9 +1,11 @@
 """Job: pretraining on a mixture of languages."""
 
+import logging
 import os
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.data import loader, mixtures, sampling, tasks
+from mlm.data import indexed, objectives, sampling, task_names, token_stream
+from mlm.data import schedule as schedule_lib
 from mlm.jobs import training_run
 from mlm.languages import registry
 from mlm.models import counting, decoder
@@ -14,12 +16,13 @@ from mlm.training import losses
 from mlm.training.optimizers import Optimizer
 
 MIXTURE_FILE = "mixture.json"
-_PREFIX = "mc4"
+_AHEAD = 4  # batches kept ready by as many threads as help
+_WORKERS = 2
 
 
 def pretrain(
   *,
-  corpus: str,
+  tokens: str,
   tokenizer: str,
   output: str,
   model: decoder.DecoderConfig,
@@ -28,7 +31,7 @@ def pretrain(
   batch_size: int,
   sequence_length: int,
   num_steps: int,
-  temperature: float,
+  sampler: sampling.Sampler,
   z_loss: float,
   seed: int,
   checkpoint_period: int,
@@ -37,8 +40,8 @@ def pretrain(
   """Pretrains a decoder on all languages of a corpus.
 
   Args:
-    corpus: finished corpus directory.
-    tokenizer: tokenizer directory, trained on that corpus.
+    tokens: directory of the job cache_tokens.
+    tokenizer: tokenizer directory, the one that made the tokens.
     output: directory for mixture.json, checkpoints and metrics.
     model: shape of the decoder.
     optimizer: of `mlm.training.optimizers`.
@@ -46,7 +49,7 @@ def pretrain(
     batch_size: rows a step, over all devices.
     sequence_length: tokens a row.
     num_steps: updates.
-    temperature: T of p ∝ n^(1/T) over tokens.
+    sampler: of `mlm.data.sampling`, how much of each language.
     z_loss: weight of the squared log-normalizer.
     seed: of params, data order and steps.
     checkpoint_period: steps between checkpoints.
@@ -62,34 +65,41 @@ def pretrain(
       f"{model.vocab_size}; set VOCAB_SIZE to at least {vocab_size}"
     )
   counts = count.read_token_counts(tokenizer)
-  names = tasks.register_tasks(
-    corpus=corpus,
-    tokenizer=tokenizer,
-    sequence_length=sequence_length,
-    prefix=_PREFIX,
-  )
+  task_of = {
+    task_names.task_language(name): name
+    for name in token_stream.cached_tasks(tokens, "train")
+  }
   plan = sampling.mixture_plan(
     counts,
-    temperature=temperature,
+    sampler=sampler,
     num_tokens=num_steps * batch_size * sequence_length,
-    languages=[tasks.task_language(name) for name in names],
+    languages=list(task_of),
   )
-  mixtures.register_mixture(
-    name=_PREFIX,
-    tasks=names,
-    token_shares={row.language: row.rate for row in plan},
-    tokens_per_example=count.tokens_per_example(
-      counts, split="train", sequence_length=sequence_length
+  rates = {task_of[row.language]: row.rate for row in plan}
+  batch = indexed.batch_function(
+    streams={
+      task: token_stream.TokenStream(
+        tokens, task, "train", card["model_sha256"]
+      )
+      for task in rates
+    },
+    schedule=schedule_lib.Schedule(
+      [schedule_lib.Phase(0, rates)], batch_size=batch_size, seed=seed
     ),
+    objective=objectives.causal(length=sequence_length),
+    batch_size=batch_size,
+    seed=seed,
+    host=0,  # every host holds the whole batch and places its own rows
+    num_hosts=1,
   )
   print(sampling.format_plan(plan))
   sampling.write_plan(plan, os.path.join(output, MIXTURE_FILE))
   flops = counting.training_flops_per_token(model, sequence_length)
-  tokens = num_steps * batch_size * sequence_length
+  num_tokens = num_steps * batch_size * sequence_length
   print(
     f"\n{counting.num_params(model):,} parameters, "
     f"{counting.training_state_bytes(model) / 2**20:,.0f} MiB of state, "
-    f"{tokens:,} tokens in {num_steps:,} steps, {flops * tokens:.3g} FLOPs",
+    f"{num_tokens:,} tokens in {num_steps:,} steps, {flops * num_tokens:.3g} FLOPs",
     flush=True,
   )
   built = decoder.build(model)
@@ -98,12 +108,17 @@ def pretrain(
   def batch_source(state):
     nonlocal batches
     if batches is None:
-      batches = loader.batches(
-        mixture=_PREFIX,
-        sequence_length=sequence_length,
-        batch_size=batch_size,
-        seed=seed,
-        start_step=int(state.step),
+      batches = sampling.audited(
+        indexed.prefetched(
+          batch,
+          start_step=int(state.step),
+          num_steps=num_steps,
+          ahead=_AHEAD,
+          workers=_WORKERS,
+        ),
+        plan,
+        period=checkpoint_period,
+        warn=logging.warning,
       )
     return next(batches)
 
@@ -129,7 +144,7 @@ def pretrain(
       **training_run.model_metadata(model, card["model_sha256"]),
       "batch_size": batch_size,
       "sequence_length": sequence_length,
-      "temperature": temperature,
+      "rates": rates,
       "seed": seed,
     },
   )

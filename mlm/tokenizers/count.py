@@ -33,7 +33,7 @@ def count_tokens(*, corpus: str, tokenizer: str, num_threads: int) -> dict:
     num_threads: does not change the result.
 
   Returns:
-    {code: {split: {"documents", "tokens", "bytes", "blocks"}}}. Tokens include
+    {code: {split: {"documents", "tokens", "characters", "bytes", "blocks"}}}. Tokens include
     one EOS a document: what a model is trained on. "blocks" is the histogram
     {ceil(tokens / BLOCK_TOKENS) as a string: documents}.
 
@@ -121,7 +121,7 @@ def tokens_per_example(
 
 
 def _count(docs, processor, num_threads) -> dict:
-  num_documents = num_tokens = num_bytes = 0
+  num_documents = num_tokens = num_characters = num_bytes = 0
   blocks = collections.Counter()
   for batch in iter(
     lambda: list(itertools.islice(docs, _DOCUMENTS_PER_CALL)), []
@@ -132,10 +132,12 @@ def _count(docs, processor, num_threads) -> dict:
       num_tokens += length
       blocks[-(-length // BLOCK_TOKENS)] += 1
     num_documents += len(batch)
+    num_characters += sum(map(len, texts))
     num_bytes += sum(len(text.encode()) for text in texts)
   return {
     "documents": num_documents,
     "tokens": num_tokens,
+    "characters": num_characters,
     "bytes": num_bytes,
     "blocks": {str(k): blocks[k] for k in sorted(blocks)},
   }

@@ -11,6 +11,7 @@ import dataclasses
 import random
 from collections.abc import Iterator, Mapping
 
+from mlm.languages import rates as rates_lib
 from mlm.text import documents
 
 MAX_LINE_BYTES = 4192  # SentencePiece's default max_sentence_length
@@ -18,38 +19,6 @@ MAX_LINE_BYTES = 4192  # SentencePiece's default max_sentence_length
 # SentencePiece skips a whole line that has one of these: U+2585 stands for an
 # unknown piece inside its trainer, and a NUL ends a string.
 RESERVED_CHARACTERS = ("\u2585", "\0")
-
-
-def temperature_rates(
-  num: Mapping[str, float], *, temperature: float
-) -> dict[str, float]:
-  """Sampling rates p proportional to n^(1/T).
-
-  Args:
-    num: language -> amount of data n in any one unit, each > 0.
-    temperature: T > 0; 1 is proportional, infinity uniform. The exponent that
-      papers call alpha is 1/T.
-
-  Returns:
-    language -> rate; the rates sum to 1.
-
-  Raises:
-    ValueError: if there is no language, one has no data (drop it or fix its
-      counts), or T is not positive.
-
-  Source: Xue et al. 2021 (mT5), section 3.1, alpha = 0.3 or T = 10/3.
-  """
-  if not num:
-    raise ValueError("no language to sample from; the counts are empty")
-  empty = sorted(code for code, n in num.items() if not n > 0)
-  if empty:
-    raise ValueError(f"languages without data: {empty}; leave them out")
-  if not temperature > 0:
-    raise ValueError(f"temperature {temperature} must be above 0")
-  largest = max(num.values())
-  weight = {c: (n / largest) ** (1 / temperature) for c, n in num.items()}
-  total = sum(weight.values())
-  return {code: w / total for code, w in weight.items()}
 
 
 @dataclasses.dataclass
@@ -87,7 +56,7 @@ def plan_sample(
 
   Args:
     counts: `documents.read_counts`; languages without train text are left out.
-    temperature: T of `temperature_rates`, over characters.
+    temperature: T of `mlm.languages.rates`, over characters.
     budget_characters: characters to draw in total, > 0.
 
   Raises:
@@ -100,7 +69,7 @@ def plan_sample(
     characters = splits.get("train", {}).get("characters", 0)
     if characters:
       available[code] = characters
-  rates = temperature_rates(available, temperature=temperature)
+  rates = rates_lib.temperature_rates(available, temperature=temperature)
   return {
     code: LanguageSample(
       available=n, budget=min(n, max(1, round(rates[code] * budget_characters)))

@@ -47,7 +47,7 @@ def train_tokenizer(
     output: tokenizer directory to make.
     vocab_size: pieces wanted, specials and 256 bytes included. Less text than
       that supports gives fewer: the card's "vocab_size" is the number reached.
-    temperature: T of `sample.temperature_rates` over characters.
+    temperature: T of `mlm.languages.rates` over characters.
     budget_characters: characters of training text in all languages together.
     character_coverage: share of character occurrences in the pooled sample that
       get a piece of their own; the rest is written in bytes.

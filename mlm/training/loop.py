@@ -110,7 +110,8 @@ def train(
       there is always one at the end.
     log_period: steps a line of metrics covers.
     metrics_path: the file of lines: {"step", ...} where step counts from 0 and
-      is the last that the line covers, and seconds is their duration.
+      is the last that the line covers, seconds is their duration and
+      data_seconds the part of it spent waiting for batches.
     language_codes: code of each position of the per-language metrics.
 
   Returns:
@@ -142,14 +143,27 @@ def train(
   )
   since = time.perf_counter()
 
+  data_seconds = 0.0
+
+  def next_batch(step: int) -> dict[str, jax.Array]:
+    nonlocal data_seconds
+    asked = time.perf_counter()
+    batch = batch_source(dataclasses.replace(state, step=np.int32(step)))
+    data_seconds += time.perf_counter() - asked
+    return place(batch)
+
   def log(window: Sequence[dict], last_step: int) -> None:
-    nonlocal since
+    nonlocal since, data_seconds
     window = jax.device_get(window)
     _check_finite(window, last_step)
     now = time.perf_counter()
     seconds, since = now - since, now
     record = metrics_lib.summarize(window, language_codes=language_codes)
-    record = {"step": last_step, **record, "seconds": seconds}
+    record = {
+      **{"step": last_step, **record},
+      **{"seconds": seconds, "data_seconds": data_seconds},
+    }
+    data_seconds = 0.0
     if is_primary:
       metrics_lib.append(metrics_path, record)
     shown = {"loss": f"{record['loss']:.3f}"}
@@ -162,8 +176,7 @@ def train(
   with _termination() as is_terminated, progress:
     try:
       for step in range(start, num_steps):
-        on_host = dataclasses.replace(state, step=np.int32(step))
-        batch = place(batch_source(on_host))
+        batch = next_batch(step)
         state, step_metrics = step_fn(state, frozen, batch, np.int32(seed))
         window.append(step_metrics)
         if pending:

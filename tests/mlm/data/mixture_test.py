@@ -104,7 +104,12 @@ def mixture(corpus, tokenizer):
   )
   counts = count.read_token_counts(tokenizer)
   plan = sampling.mixture_plan(
-    counts, temperature=2.0, num_tokens=100_000, languages=list(WORDS)
+    counts,
+    sampler=sampling.by_temperature(
+      temperature=2.0, unit="tokens", max_epochs=None
+    ),
+    num_tokens=100_000,
+    languages=list(WORDS),
   )
   mixtures.register_mixture(
     name="mixture_test",
@@ -181,20 +186,6 @@ def test_counts_are_those_of_the_texts(tokenizer):
     assert counts[code]["train"]["tokens"] == sum(
       len(processor.encode(t)) + 1 for t in texts
     )
-
-
-def test_rates_follow_the_temperature():
-  num = {"a": 1000, "b": 10}
-  assert sampling.temperature_rates(num, temperature=1.0)["b"] == (
-    pytest.approx(10 / 1010)
-  )
-  assert sampling.temperature_rates(num, temperature=1e9)["b"] == (
-    pytest.approx(0.5)
-  )
-  # mT5: p ∝ n^0.3.
-  expected = 10**0.3 / (10**0.3 + 1000**0.3)
-  rates = sampling.temperature_rates(num, temperature=1 / 0.3)
-  assert rates["b"] == pytest.approx(expected)
 
 
 def test_the_plan_prints_every_language_and_class(mixture):

@@ -1,0 +1,243 @@
+"""From a window of tokens to the features of a row, in numpy.
+
+An objective takes int32 [length] tokens of one language, documents in them
+ended by EOS, and a random generator of the row; it returns features of fixed
+length, the same ones for every row of a run.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from mlm.tokenizers import special
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """How rows are made.
+
+  Attributes:
+    raw_length: tokens of text that a row takes, at most.
+    features: (tokens, rng) -> {name: array [its length]}; int32 but the loss
+      weights, float32.
+  """
+
+  raw_length: int
+  features: Callable[[np.ndarray, np.random.Generator], dict[str, np.ndarray]]
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+  result = np.zeros(length, np.int32)
+  result[: len(values)] = values
+  return result
+
+
+def _segments(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Segment ids from 1 and positions from 0; a document ends with its EOS."""
+  starts = np.concatenate([[True], targets[:-1] == special.EOS_ID])
+  segments = np.cumsum(starts)
+  first = np.maximum.accumulate(np.where(starts, np.arange(len(targets)), 0))
+  return segments, np.arange(len(targets)) - first
+
+
+def _decoder_features(
+  targets: np.ndarray, weights: np.ndarray, length: int
+) -> dict[str, np.ndarray]:
+  segments, positions = _segments(targets)
+  # Inputs are shifted right inside each segment.
+  inputs = np.concatenate([[0], targets[:-1]])
+  inputs[positions == 0] = 0
+  loss_weights = np.zeros(length, np.float32)
+  loss_weights[: len(targets)] = weights
+  return {
+    "decoder_input_tokens": _padded(inputs, length),
+    "decoder_target_tokens": _padded(targets, length),
+    "decoder_loss_weights": loss_weights,
+    "decoder_positions": _padded(positions, length),
+    "decoder_segment_ids": _padded(segments, length),
+  }
+
+
+def causal(*, length: int) -> Objective:
+  """Next-token prediction on rows of `length` tokens, documents packed."""
+
+  def features(tokens, rng):
+    del rng
+    return _decoder_features(tokens, np.ones(len(tokens)), length)
+
+  return Objective(length, features)
+
+
+def prefix(*, length: int) -> Objective:
+  """Next-token prediction behind a prefix of random length.
+
+  The row is one segment: a window of text, a uniformly drawn part of which is
+  the prefix, seen by all of itself and without loss.
+  "decoder_causal_attention" is 1 on the prefix and the first target position,
+  as seqio's converter marks them.
+
+  Source: Raffel et al. 2020 (T5), section 3.2.1; seqio PrefixLM converter.
+  """
+  if length < 2:
+    raise ValueError(f"length {length} leaves no room for prefix and target")
+
+  def features(tokens, rng):
+    cut = int(rng.integers(1, max(2, len(tokens))))
+    positions = np.arange(len(tokens))
+    weights = np.zeros(length, np.float32)
+    weights[cut : len(tokens)] = 1
+    return {
+      "decoder_input_tokens": _padded(
+        np.concatenate([[0], tokens[:-1]]), length
+      ),
+      "decoder_target_tokens": _padded(tokens, length),
+      "decoder_loss_weights": weights,
+      "decoder_positions": _padded(positions, length),
+      "decoder_segment_ids": _padded(np.ones(len(tokens)), length),
+      "decoder_causal_attention": _padded(positions <= cut, length),
+    }
+
+  return Objective(length, features)
+
+
+def noise_lengths(
+  raw_length: int, *, noise_density: float, mean_span: float
+) -> tuple[int, int]:
+  """(noise tokens, spans) of a window, as T5 rounds them."""
+  noise = min(max(round(raw_length * noise_density), 1), raw_length - 1)
+  spans = min(max(round(noise / mean_span), 1), raw_length - noise)
+  return noise, spans
+
+
+def span_corruption_lengths(
+  inputs_length: int, *, noise_density: float, mean_span: float
+) -> tuple[int, int]:
+  """(raw length, targets length) that fill inputs of a length, EOS included.
+
+  Raises:
+    ValueError: if no window is that short.
+
+  Source: T5, random_spans_helper.
+  """
+
+  def lengths(raw):
+    noise, spans = noise_lengths(
+      raw, noise_density=noise_density, mean_span=mean_span
+    )
+    return raw - noise + spans + 1, noise + spans + 1
+
+  raw = inputs_length
+  if raw < 2 or lengths(raw)[0] > inputs_length:
+    raise ValueError(f"inputs_length {inputs_length} is too short to corrupt")
+  while lengths(raw + 1)[0] <= inputs_length:
+    raw += 1
+  targets_length = lengths(raw)[1]
+  # T5 does not let targets outgrow inputs by one where half is noise.
+  if noise_density == 0.5 and targets_length > inputs_length:
+    raw, targets_length = raw - 1, targets_length - 1
+  return raw, targets_length
+
+
+def _span_lengths(
+  total: int, parts: int, rng: np.random.Generator
+) -> np.ndarray:
+  """A uniformly drawn composition of `total` into positive parts, int64 [parts]."""
+  cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1
+  return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+def corrupt(
+  tokens: np.ndarray,
+  rng: np.random.Generator,
+  *,
+  noise_density: float,
+  mean_span: float,
+  first_sentinel: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """T5's span corruption of a window.
+
+  Spans of noise and of text alternate, text first, their lengths drawn
+  uniformly. Each span of noise becomes a sentinel in the inputs, each span of
+  text the same in the targets.
+
+  Args:
+    tokens: int32 [length], at least 2.
+    rng: of the row.
+    noise_density: share of the tokens to hide.
+    mean_span: mean tokens a span of noise.
+    first_sentinel: id of the first; the later count down from it.
+
+  Returns:
+    (inputs, targets), each with EOS at its end.
+
+  Source: Raffel et al. 2020 (T5), section 3.1.4; t5, random_spans_noise_mask.
+  """
+  noise, spans = noise_lengths(
+    len(tokens), noise_density=noise_density, mean_span=mean_span
+  )
+  lengths = np.empty(2 * spans, np.int64)
+  lengths[0::2] = _span_lengths(len(tokens) - noise, spans, rng)
+  lengths[1::2] = _span_lengths(noise, spans, rng)
+  ends = np.cumsum(lengths)
+  starts = ends - lengths
+  is_noise = np.repeat(np.arange(2 * spans) % 2 == 1, lengths)
+  sentinels = first_sentinel - np.arange(spans)
+  eos = [special.EOS_ID]
+  # Where a hidden span begins stands its sentinel, the rest of it goes.
+  kept = ~is_noise
+  kept[starts[1::2]] = True
+  inputs = tokens.copy()
+  inputs[starts[1::2]] = sentinels
+  hidden = is_noise.copy()
+  hidden[starts[0::2]] = True
+  targets = tokens.copy()
+  targets[starts[0::2]] = sentinels
+  return (
+    np.concatenate([inputs[kept], eos]),
+    np.concatenate([targets[hidden], eos]),
+  )
+
+
+def span_corruption(
+  *,
+  inputs_length: int,
+  noise_density: float,
+  mean_span: float,
+  first_sentinel: int,
+) -> Objective:
+  """T5's objective; rows of which inputs and targets are full.
+
+  Args:
+    inputs_length: of the encoder; the decoder's follows from it.
+    noise_density: T5 and mT5: 0.15.
+    mean_span: T5 and mT5: 3.
+    first_sentinel: the largest id of the model's vocabulary; sentinels lie
+      behind the tokenizer's pieces.
+  """
+  raw_length, targets_length = span_corruption_lengths(
+    inputs_length, noise_density=noise_density, mean_span=mean_span
+  )
+
+  def features(tokens, rng):
+    if len(tokens) < 2:  # a language of one token
+      inputs, targets = tokens, np.array([special.EOS_ID])
+    else:
+      inputs, targets = corrupt(
+        tokens,
+        rng,
+        noise_density=noise_density,
+        mean_span=mean_span,
+        first_sentinel=first_sentinel,
+      )
+    weights = np.zeros(targets_length, np.float32)
+    weights[: len(targets)] = 1
+    shifted = np.concatenate([[0], targets[:-1]])
+    return {
+      "encoder_input_tokens": _padded(inputs, inputs_length),
+      "decoder_input_tokens": _padded(shifted, targets_length),
+      "decoder_target_tokens": _padded(targets, targets_length),
+      "decoder_loss_weights": weights,
+    }
+
+  return Objective(raw_length, features)
