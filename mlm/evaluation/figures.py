@@ -300,3 +300,52 @@ def win_rates(win_rate: Mapping) -> str:
     axes.plot(row["delta"], y, marker="o", markersize=4, color=colour)
   axes.axvline(0, color="black", linewidth=0.8)
   return _svg(figure)
+
+
+def premiums(
+  of_tokenizer: Mapping[str, Mapping[str, float]], labels: Sequence[str]
+) -> str:
+  """Tokens of each language over English's, one marker a tokenizer."""
+  worst = {
+    name: max(labels, key=values.__getitem__)
+    for name, values in of_tokenizer.items()
+  }
+  figure, axes = _by_language_axes(
+    labels,
+    "premium: tokens over English's on the same lines (log scale)",
+    "; ".join(
+      f"{name}: worst {code} {of_tokenizer[name][code]:.2f}"
+      for name, code in worst.items()
+    ),
+  )
+  markers = "oDs^vP*X"
+  colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(of_tokenizer)))
+  for i, (name, values) in enumerate(of_tokenizer.items()):
+    axes.scatter(
+      [values[code] for code in labels],
+      range(len(labels)),
+      color=colours[i],
+      marker=markers[i % len(markers)],
+      s=16,
+      label=name,
+    )
+  axes.axvline(1, color="black", linewidth=0.8)
+  axes.set_xscale("log")
+  axes.legend(fontsize=7)
+  return _svg(figure)
+
+
+def overlaps(divergences: np.ndarray, labels: Sequence[str]) -> str:
+  """Jensen–Shannon divergences of the tokens of languages, [n, n], as a map."""
+  size = 2 + 0.09 * len(labels)
+  figure, axes = plt.subplots(figsize=(size, size))
+  image = axes.imshow(divergences, cmap="viridis", vmin=0, vmax=1)
+  axes.set_xticks(range(len(labels)), labels, fontsize=4, rotation=90)
+  axes.set_yticks(range(len(labels)), labels, fontsize=4)
+  axes.set_title(
+    "Divergence of the tokens used, bits: dark is shared",
+    fontsize=9,
+    loc="left",
+  )
+  figure.colorbar(image, shrink=0.6)
+  return _svg(figure)
