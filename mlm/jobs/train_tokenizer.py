@@ -1,6 +1,6 @@
 """Job: a tokenizer for the languages of a corpus, and its token counts."""
 
-from mlm.tokenizers import count, train
+from mlm.tokenizers import budget, count, train
 
 
 def train_tokenizer(
@@ -11,6 +11,7 @@ def train_tokenizer(
   temperature: float,
   budget_characters: int,
   character_coverage: float,
+  budgeted: budget.Budgeted | None,
   seed: int,
   num_threads: int,
 ) -> None:
@@ -23,6 +24,8 @@ def train_tokenizer(
     temperature: T of p ∝ n^(1/T) over characters.
     budget_characters: characters to train on in all.
     character_coverage: share of characters that get pieces of their own.
+    budgeted: `budget.Budgeted` divides the vocabulary over clusters of
+      languages (XLM-V); None trains one model on all text.
     seed: of the sample.
     num_threads: of the trainer.
   """
@@ -33,6 +36,7 @@ def train_tokenizer(
     temperature=temperature,
     budget_characters=budget_characters,
     character_coverage=character_coverage,
+    budgeted=budgeted,
     seed=seed,
     num_threads=num_threads,
   )

@@ -7,6 +7,7 @@ write either.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -17,7 +18,7 @@ import os
 import sentencepiece
 
 from mlm.text import documents
-from mlm.tokenizers import load, sample, special
+from mlm.tokenizers import budget, load, sample, special
 
 # Documents a language for the check on validation text.
 NUM_VALIDATION_DOCUMENTS = 1000
@@ -34,6 +35,7 @@ def train_tokenizer(
   temperature: float,
   budget_characters: int,
   character_coverage: float,
+  budgeted: budget.Budgeted | None,
   seed: int,
   num_threads: int,
 ) -> dict:
@@ -51,11 +53,14 @@ def train_tokenizer(
     budget_characters: characters of training text in all languages together.
     character_coverage: share of character occurrences in the pooled sample that
       get a piece of their own; the rest is written in bytes.
+    budgeted: divides the vocabulary over clusters of languages; None trains one
+      model on all text.
     seed: of the draw of documents.
     num_threads: does not change the result.
 
   Returns:
-    The card: "settings"; "vocab_size", "model_sha256",
+    The card: "settings"; "budget" (capacities and clusters, None without);
+    "vocab_size", "model_sha256",
     "sentencepiece_version"; "sample" {code: counts of what was taken, split and
     dropped}; "validation" {code: see `check_language`}.
 
@@ -71,6 +76,8 @@ def train_tokenizer(
     "temperature": temperature,
     "budget_characters": budget_characters,
     "character_coverage": character_coverage,
+    "budgeted": budgeted
+    and {**dataclasses.asdict(budgeted), "steps": list(budgeted.steps)},
     "seed": seed,
     "model_type": "unigram",
     "byte_fallback": True,
@@ -101,7 +108,7 @@ def train_tokenizer(
   plan = sample.plan_sample(
     counts, temperature=temperature, budget_characters=budget_characters
   )
-  model = _train(corpus, plan, settings, num_threads)
+  model, division = _train(corpus, plan, settings, budgeted, num_threads)
   processor = sentencepiece.SentencePieceProcessor(model_proto=model)
   load.check_special_pieces(processor, "the trained model")
   reached = processor.get_piece_size()
@@ -115,6 +122,7 @@ def train_tokenizer(
     )
   card = {
     "settings": settings,
+    "budget": division,
     "vocab_size": reached,
     "model_sha256": hashlib.sha256(model).hexdigest(),
     "sentencepiece_version": sentencepiece.__version__,
@@ -181,16 +189,44 @@ def check_language(processor, docs) -> dict:
   }
 
 
-def _train(corpus, plan, settings, num_threads) -> bytes:
+def _train(corpus, plan, settings, budgeted, num_threads):
+  """(model, capacities and clusters or None); fills in the plan's counts."""
+  train_model = functools.partial(
+    _train_model,
+    settings=settings,
+    num_threads=num_threads,
+    characters=sum(s.budget for s in plan.values()),
+  )
+  if budgeted is None:
+    lines = sample.sample_lines(corpus, plan, seed=settings["seed"])
+    return train_model(lines, settings["vocab_size"]), None
+
+  def lines_of(code):
+    # Every pass counts from nothing; the draw is the same.
+    plan[code] = sample.LanguageSample(
+      available=plan[code].available, budget=plan[code].budget
+    )
+    one = {code: plan[code]}
+    return sample.sample_lines(corpus, one, seed=settings["seed"])
+
+  return budget.train_budgeted(
+    {code: functools.partial(lines_of, code) for code in plan},
+    vocab_size=settings["vocab_size"],
+    method=budgeted,
+    train_model=train_model,
+  )
+
+
+def _train_model(
+  lines, vocab_size, *, settings, num_threads, characters
+) -> bytes:
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=sample.sample_lines(
-        corpus, plan, seed=settings["seed"]
-      ),
+      sentence_iterator=lines,
       model_writer=model,
       model_type=settings["model_type"],
-      vocab_size=settings["vocab_size"],
+      vocab_size=vocab_size,
       character_coverage=settings["character_coverage"],
       byte_fallback=settings["byte_fallback"],
       normalization_rule_name=settings["normalization_rule_name"],
@@ -211,15 +247,13 @@ def _train(corpus, plan, settings, num_threads) -> bytes:
       control_symbols=[special.USER_PIECE, special.ASSISTANT_PIECE],
       # A small corpus fills a smaller vocabulary; the size reached is reported.
       hard_vocab_limit=False,
-      train_extremely_large_corpus=(
-        sum(s.budget for s in plan.values()) >= EXTREMELY_LARGE_CHARACTERS
-      ),
+      train_extremely_large_corpus=characters >= EXTREMELY_LARGE_CHARACTERS,
       num_threads=num_threads,
       minloglevel=1,
     )
   except RuntimeError as error:
     raise ValueError(
-      f"SentencePiece could not train {settings['vocab_size']} pieces at "
+      f"SentencePiece could not train {vocab_size} pieces at "
       f"character coverage {settings['character_coverage']}: {error}; raise "
       "vocab_size above the alphabet or lower character_coverage"
     ) from error

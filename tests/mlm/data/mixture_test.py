@@ -81,6 +81,7 @@ def _train(corpus, output, vocab_size=480):
     temperature=2.0,
     budget_characters=40_000,
     character_coverage=1.0,
+    budgeted=None,
     seed=0,
     num_threads=1,
   )

@@ -1,0 +1,279 @@
+"""A vocabulary with a budget for each cluster of languages (XLM-V).
+
+1. A unigram model of each language.
+2. Capacity: pieces go, step by step, where they raise the language's average
+   log probability (ALP) most.
+3. Clusters: languages whose models share pieces.
+4. A model of each cluster, with the capacities of its languages.
+5. The union, with scores counted anew on all text, as one SentencePiece model.
+
+Sources: Liang et al. 2023 (XLM-V), section 3; Zheng et al. 2021 (VoCap) for ALP;
+Chung et al. 2020 for clusters. Deviations: gains of ALP are taken relative to
+the ALP of the language's smallest vocabulary, since lines of other languages
+have other lengths; smaller vocabularies of a language are its largest one cut
+by score, not trained anew; fingerprints are binary.
+"""
+
+import collections
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import sentencepiece
+import tqdm
+from scipy.cluster import vq
+from sentencepiece import sentencepiece_model_pb2
+
+from mlm.tokenizers import special
+
+Lines = Callable[[], Iterator[str]]
+# (lines, pieces wanted) -> serialized SentencePiece model.
+TrainModel = Callable[[Iterator[str], int], bytes]
+
+_NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
+_NUM_FIXED = special.FIRST_BYTE_ID + 256
+_EM_ROUNDS = 2
+_LINES_PER_CALL = 1000
+_MAX_GROWTHS = 4  # attempts to make the union as large as wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Budgeted:
+  """How a budget is divided.
+
+  Attributes:
+    num_clusters: k; XLM-V takes 8.
+    language_pieces: of the largest model of one language.
+    steps: vocabulary sizes of a language that are compared, rising; the last
+      is at most language_pieces.
+    seed: of the clusters.
+  """
+
+  num_clusters: int
+  language_pieces: int
+  steps: tuple[int, ...]
+  seed: int
+
+
+def _pieces(model: bytes) -> list[tuple[str, float]]:
+  """Pieces that are neither special nor bytes, with their scores."""
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  return [(p.piece, p.score) for p in proto.pieces if p.type == _NORMAL]
+
+
+def with_pieces(model: bytes, pieces: Mapping[str, float]) -> bytes:
+  """The model with other normal pieces, the likeliest first."""
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  fixed = [p for p in proto.pieces if p.type != _NORMAL]
+  del proto.pieces[:]
+  proto.pieces.extend(fixed)
+  for piece, score in sorted(pieces.items(), key=lambda x: (-x[1], x[0])):
+    proto.pieces.add(piece=piece, score=score, type=_NORMAL)
+  proto.trainer_spec.vocab_size = len(proto.pieces)
+  return proto.SerializeToString()
+
+
+def _counts(model: bytes, lines: Iterator[str]) -> tuple[np.ndarray, int]:
+  """(tokens of each id, lines)."""
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  counts = np.zeros(processor.get_piece_size(), np.int64)
+  num_lines = 0
+  while batch := list(itertools.islice(lines, _LINES_PER_CALL)):
+    num_lines += len(batch)
+    ids = np.fromiter(
+      itertools.chain.from_iterable(processor.encode(batch)), np.int64
+    )
+    counts += np.bincount(ids, minlength=len(counts))
+  return counts, num_lines
+
+
+def average_log_probability(model: bytes, lines: Iterator[str]) -> float:
+  """ALP: mean over lines of the sum of log p of their pieces, in nats.
+
+  p is the unigram distribution of the pieces on these same lines. Source:
+  Zheng et al. 2021, equation 1.
+  """
+  counts, num_lines = _counts(model, lines)
+  used = counts[counts > 0]
+  return float(used @ np.log(used / used.sum())) / num_lines
+
+
+def truncated(model: bytes, num_pieces: int) -> bytes:
+  """The model with its likeliest pieces; single characters all stay."""
+  pieces = sorted(_pieces(model), key=lambda x: -x[1])
+  characters = [x for x in pieces if len(x[0]) == 1]
+  longer = [x for x in pieces if len(x[0]) > 1]
+  room = max(0, num_pieces - len(characters))
+  return with_pieces(model, dict(characters + longer[:room]))
+
+
+def allocate(
+  alps: Mapping[str, Sequence[float]], steps: Sequence[int], *, budget: int
+) -> dict[str, int]:
+  """Pieces of each language: steps go where the gain a piece is largest.
+
+  Args:
+    alps: language -> ALP at each of `steps`; shorter where a language has not
+      enough text for the later ones.
+    steps: vocabulary sizes, rising.
+    budget: pieces in all.
+
+  Returns:
+    language -> one of `steps`; at least the first. They sum to the budget or
+    less.
+
+  Raises:
+    ValueError: if the budget is less than the first step of every language.
+  """
+  level = dict.fromkeys(alps, 0)
+  left = budget - steps[0] * len(alps)
+  if left < 0:
+    raise ValueError(
+      f"a budget of {budget} pieces leaves less than {steps[0]} for each of "
+      f"{len(alps)} languages; raise vocab_size or lower the first step"
+    )
+
+  def gain(code):
+    """(gain a piece, cost) of the best of the next steps, bends smoothed out."""
+    of, now = alps[code], level[code]
+    options = [
+      ((of[n] - of[now]) / abs(of[0]) / (steps[n] - steps[now]), n)
+      for n in range(now + 1, len(of))
+      if steps[n] - steps[now] <= left
+    ]
+    return max(options, default=(0.0, now))
+
+  while True:
+    best = max(alps, key=lambda code: (gain(code)[0], code))
+    worth, upto = gain(best)
+    if worth <= 0:
+      return {code: steps[n] for code, n in level.items()}
+    left -= steps[upto] - steps[level[best]]
+    level[best] = upto
+
+
+def clusters(
+  vocabularies: Mapping[str, set[str]], *, num_clusters: int, seed: int
+) -> list[list[str]]:
+  """Languages that share pieces: k-means on binary vectors of unit length.
+
+  Returns:
+    Lists of languages, none empty, in a stable order.
+  """
+  codes = sorted(vocabularies)
+  index = {
+    piece: i
+    for i, piece in enumerate(sorted(set().union(*vocabularies.values())))
+  }
+  vectors = np.zeros((len(codes), len(index)), np.float32)
+  for row, code in enumerate(codes):
+    vectors[row, [index[piece] for piece in vocabularies[code]]] = 1
+  vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+  # Distances among n rows lie in n dimensions.
+  left, singular, _ = np.linalg.svd(vectors, full_matrices=False)
+  k = min(num_clusters, len(codes))
+  _, labels = vq.kmeans2(
+    left * singular, k, minit="++", seed=np.random.default_rng(seed), iter=50
+  )
+  groups = collections.defaultdict(list)
+  for code, label in zip(codes, labels):
+    groups[int(label)].append(code)
+  return sorted(groups.values())
+
+
+def _merged(
+  models: Sequence[bytes], weights: Sequence[float]
+) -> dict[str, float]:
+  """Union of pieces, each with the log of its mean probability."""
+  union: dict[str, float] = {}
+  for model, weight in zip(models, weights, strict=True):
+    for piece, score in _pieces(model):
+      union[piece] = union.get(piece, 0.0) + weight * math.exp(score)
+  return {piece: math.log(p) for piece, p in union.items()}
+
+
+def _recounted(model: bytes, lines: Iterator[str]) -> bytes:
+  """The model with scores counted on text, one round of hard EM."""
+  counts, _ = _counts(model, lines)
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+  total = counts[_NUM_FIXED:].sum()
+  pieces = {
+    # Half a count for pieces that lost all theirs to longer ones.
+    p.piece: math.log(max(counts[i], 0.5) / total)
+    for i, p in enumerate(proto.pieces)
+    if p.type == _NORMAL
+  }
+  return with_pieces(model, pieces)
+
+
+def train_budgeted(
+  lines: Mapping[str, Lines],
+  *,
+  vocab_size: int,
+  method: Budgeted,
+  train_model: TrainModel,
+) -> tuple[bytes, dict]:
+  """Trains a vocabulary of budgeted clusters.
+
+  Args:
+    lines: language -> its training lines, from the start at every call.
+    vocab_size: pieces wanted, special and byte pieces included.
+    method: of the division.
+    train_model: trains a unigram model.
+
+  Returns:
+    (serialized model, {"capacity": language -> pieces, "clusters": lists of
+    languages}).
+
+  Raises:
+    ValueError: if the steps do not rise, or vocab_size is too small.
+  """
+  steps = method.steps
+  if list(steps) != sorted(set(steps)) or steps[-1] > method.language_pieces:
+    raise ValueError(
+      f"steps {steps} must rise and end at language_pieces "
+      f"{method.language_pieces} or below"
+    )
+  alps, vocabularies = {}, {}
+  for code in tqdm.tqdm(sorted(lines), desc="languages", unit="language"):
+    model = train_model(lines[code](), _NUM_FIXED + method.language_pieces)
+    pieces = _pieces(model)
+    vocabularies[code] = {piece for piece, _ in pieces}
+    reached = [n for n in steps if n <= len(pieces)] or [steps[0]]
+    alps[code] = [
+      average_log_probability(truncated(model, n), lines[code]())
+      for n in reached
+    ]
+  wanted = vocab_size - _NUM_FIXED
+  groups = clusters(
+    vocabularies, num_clusters=method.num_clusters, seed=method.seed
+  )
+  budget = wanted
+  for _ in range(_MAX_GROWTHS):
+    capacity = allocate(alps, steps, budget=budget)
+    sizes = [sum(capacity[code] for code in group) for group in groups]
+    models = [
+      train_model(
+        (line for code in group for line in lines[code]()), _NUM_FIXED + size
+      )
+      for group, size in zip(tqdm.tqdm(groups, desc="clusters"), sizes)
+    ]
+    union = _merged(models, [size / sum(sizes) for size in sizes])
+    # Clusters share pieces: what they share is given out again.
+    if len(union) >= 0.99 * wanted or sum(sizes) < 0.9 * budget:
+      break
+    budget = int(budget * wanted / len(union)) + 1
+  characters = {p: s for p, s in union.items() if len(p) == 1}
+  longer = sorted(
+    ((p, s) for p, s in union.items() if len(p) > 1),
+    key=lambda x: (-x[1], x[0]),
+  )
+  kept = {**characters, **dict(longer[: max(0, wanted - len(characters))])}
+  model = with_pieces(models[0], kept)
+  for _ in range(_EM_ROUNDS):
+    model = _recounted(
+      model, (line for code in sorted(lines) for line in lines[code]())
+    )
+  return model, {"capacity": capacity, "clusters": groups}
