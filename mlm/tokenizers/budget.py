@@ -36,6 +36,7 @@ _NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
 _NUM_FIXED = special.FIRST_BYTE_ID + 256
 _EM_ROUNDS = 2
 _LINES_PER_CALL = 1000
+_KMEANS_STARTS, _KMEANS_ITERATIONS = 20, 50
 _MAX_GROWTHS = 4  # attempts to make the union as large as wanted
 
 
@@ -173,9 +174,14 @@ def clusters(
   vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
   # Distances among n rows lie in n dimensions.
   left, singular, _ = np.linalg.svd(vectors, full_matrices=False)
+  points, rng = left * singular, np.random.default_rng(seed)
   k = min(num_clusters, len(codes))
-  _, labels = vq.kmeans2(
-    left * singular, k, minit="++", seed=np.random.default_rng(seed), iter=50
+  starts = [
+    vq.kmeans2(points, k, minit="++", rng=rng, iter=_KMEANS_ITERATIONS)
+    for _ in range(_KMEANS_STARTS)
+  ]
+  _, labels = min(
+    starts, key=lambda found: np.sum((points - found[0][found[1]]) ** 2)
   )
   groups = collections.defaultdict(list)
   for code, label in zip(codes, labels):

@@ -5,8 +5,10 @@ import itertools
 import json
 import random
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from mlm.data import loader, mixtures, sampling, tasks
 from mlm.languages import registry
@@ -150,6 +152,28 @@ def test_any_text_round_trips_and_cannot_forge_a_turn(tokenizer, text):
   ids = processor.encode(text)
   assert processor.decode(ids) == text
   assert special.USER_ID not in ids and special.ASSISTANT_ID not in ids
+
+
+# SentencePiece writes spaces as U+2581: that one character comes back a space.
+ANY_TEXT = st.text(
+  st.characters(blacklist_categories=["Cs"], blacklist_characters="\u2581"),
+  max_size=60,
+)
+
+
+@hypothesis.settings(
+  max_examples=400,
+  deadline=None,
+  suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+@hypothesis.given(ANY_TEXT)
+def test_fuzzed_unicode_round_trips_and_tensorflow_agrees(tokenizer, text):
+  processor = load.load(tokenizer)
+  ids = processor.encode(text)
+  assert processor.decode(ids) == text
+  assert (
+    vocabularies.vocabulary(tokenizer).encode_tf(text).numpy().tolist() == ids
+  )
 
 
 def test_tensorflow_gives_the_same_ids(tokenizer):
