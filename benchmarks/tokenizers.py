@@ -116,7 +116,21 @@ def main() -> None:
   method = budget.Budgeted(
     num_clusters=8,
     language_pieces=8000,
-    steps=(200, 400, 700, 1000, 1500, 2500, 4000, 8000),
+    steps=(
+      200,
+      300,
+      400,
+      500,
+      600,
+      700,
+      800,
+      1000,
+      1200,
+      1500,
+      2000,
+      3000,
+      5000,
+    ),
     seed=0,
   )
   paths = {}

@@ -11,7 +11,8 @@ Sources: Liang et al. 2023 (XLM-V), section 3; Zheng et al. 2021 (VoCap) for ALP
 Chung et al. 2020 for clusters. Deviations: gains of ALP are taken relative to
 the ALP of the language's smallest vocabulary, since lines of other languages
 have other lengths; smaller vocabularies of a language are its largest one cut
-by score, not trained anew; fingerprints are binary.
+by score, not trained anew; a fingerprint has the square roots of the pieces'
+probabilities, so that a few English pages do not make a language English's kin.
 """
 
 import collections
@@ -46,9 +47,10 @@ class Budgeted:
 
   Attributes:
     num_clusters: k; XLM-V takes 8.
-    language_pieces: of the largest model of one language.
-    steps: vocabulary sizes of a language that are compared, rising; the last
-      is at most language_pieces.
+    language_pieces: of the model of one language.
+    steps: numbers of pieces longer than a character, rising, that a language
+      may get. Characters come first and are not counted: a language cannot do
+      without, and Han and Hangul would use up any budget.
     seed: of the clusters.
   """
 
@@ -58,10 +60,20 @@ class Budgeted:
   seed: int
 
 
-def _pieces(model: bytes) -> list[tuple[str, float]]:
-  """Pieces that are neither special nor bytes, with their scores."""
+def _pieces(model: bytes) -> dict[str, float]:
+  """Pieces that are neither special nor bytes, and their log probabilities."""
   proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-  return [(p.piece, p.score) for p in proto.pieces if p.type == _NORMAL]
+  return {p.piece: p.score for p in proto.pieces if p.type == _NORMAL}
+
+
+def _likeliest(
+  pieces: Mapping[str, float], num_longer: int
+) -> dict[str, float]:
+  """All characters, and so many of the longer pieces, by probability."""
+  order = sorted(pieces.items(), key=lambda x: (-x[1], x[0]))
+  longer = [x for x in order if len(x[0]) > 1]
+  characters = [x for x in order if len(x[0]) == 1]
+  return dict(characters + longer[:num_longer])
 
 
 def with_pieces(model: bytes, pieces: Mapping[str, float]) -> bytes:
@@ -101,15 +113,6 @@ def average_log_probability(model: bytes, lines: Iterator[str]) -> float:
   return float(used @ np.log(used / used.sum())) / num_lines
 
 
-def truncated(model: bytes, num_pieces: int) -> bytes:
-  """The model with its likeliest pieces; single characters all stay."""
-  pieces = sorted(_pieces(model), key=lambda x: -x[1])
-  characters = [x for x in pieces if len(x[0]) == 1]
-  longer = [x for x in pieces if len(x[0]) > 1]
-  room = max(0, num_pieces - len(characters))
-  return with_pieces(model, dict(characters + longer[:room]))
-
-
 def allocate(
   alps: Mapping[str, Sequence[float]], steps: Sequence[int], *, budget: int
 ) -> dict[str, int]:
@@ -118,7 +121,7 @@ def allocate(
   Args:
     alps: language -> ALP at each of `steps`; shorter where a language has not
       enough text for the later ones.
-    steps: vocabulary sizes, rising.
+    steps: numbers of pieces, rising.
     budget: pieces in all.
 
   Returns:
@@ -156,21 +159,28 @@ def allocate(
 
 
 def clusters(
-  vocabularies: Mapping[str, set[str]], *, num_clusters: int, seed: int
+  probabilities: Mapping[str, Mapping[str, float]],
+  *,
+  num_clusters: int,
+  seed: int,
 ) -> list[list[str]]:
-  """Languages that share pieces: k-means on binary vectors of unit length.
+  """Languages whose texts share pieces, by k-means on their fingerprints.
+
+  Args:
+    probabilities: language -> piece -> log probability.
+    num_clusters: k.
+    seed: of the starts, of which the best is taken.
 
   Returns:
     Lists of languages, none empty, in a stable order.
   """
-  codes = sorted(vocabularies)
-  index = {
-    piece: i
-    for i, piece in enumerate(sorted(set().union(*vocabularies.values())))
-  }
+  codes = sorted(probabilities)
+  union = sorted(set().union(*probabilities.values()))
+  index = {piece: i for i, piece in enumerate(union)}
   vectors = np.zeros((len(codes), len(index)), np.float32)
   for row, code in enumerate(codes):
-    vectors[row, [index[piece] for piece in vocabularies[code]]] = 1
+    for piece, score in probabilities[code].items():
+      vectors[row, index[piece]] = math.exp(score / 2)
   vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
   # Distances among n rows lie in n dimensions.
   left, singular, _ = np.linalg.svd(vectors, full_matrices=False)
@@ -195,7 +205,7 @@ def _merged(
   """Union of pieces, each with the log of its mean probability."""
   union: dict[str, float] = {}
   for model, weight in zip(models, weights, strict=True):
-    for piece, score in _pieces(model):
+    for piece, score in _pieces(model).items():
       union[piece] = union.get(piece, 0.0) + weight * math.exp(score)
   return {piece: math.log(p) for piece, p in union.items()}
 
@@ -237,46 +247,45 @@ def train_budgeted(
     ValueError: if the steps do not rise, or vocab_size is too small.
   """
   steps = method.steps
-  if list(steps) != sorted(set(steps)) or steps[-1] > method.language_pieces:
-    raise ValueError(
-      f"steps {steps} must rise and end at language_pieces "
-      f"{method.language_pieces} or below"
-    )
-  alps, vocabularies = {}, {}
+  if list(steps) != sorted(set(steps)) or steps[0] < 1:
+    raise ValueError(f"steps {steps} must rise from 1 or more")
+  alps, pieces = {}, {}
   for code in tqdm.tqdm(sorted(lines), desc="languages", unit="language"):
     model = train_model(lines[code](), _NUM_FIXED + method.language_pieces)
-    pieces = _pieces(model)
-    vocabularies[code] = {piece for piece, _ in pieces}
-    reached = [n for n in steps if n <= len(pieces)] or [steps[0]]
+    pieces[code] = _pieces(model)
+    num_longer = sum(len(piece) > 1 for piece in pieces[code])
     alps[code] = [
-      average_log_probability(truncated(model, n), lines[code]())
-      for n in reached
+      average_log_probability(
+        with_pieces(model, _likeliest(pieces[code], n)), lines[code]()
+      )
+      for n in steps
+      if n <= num_longer or n == steps[0]
     ]
-  wanted = vocab_size - _NUM_FIXED
-  groups = clusters(
-    vocabularies, num_clusters=method.num_clusters, seed=method.seed
-  )
+  alphabets = {
+    code: {piece for piece in of if len(piece) == 1}
+    for code, of in pieces.items()
+  }
+  wanted = vocab_size - _NUM_FIXED - len(set().union(*alphabets.values()))
+  groups = clusters(pieces, num_clusters=method.num_clusters, seed=method.seed)
   budget = wanted
   for _ in range(_MAX_GROWTHS):
     capacity = allocate(alps, steps, budget=budget)
     sizes = [sum(capacity[code] for code in group) for group in groups]
     models = [
       train_model(
-        (line for code in group for line in lines[code]()), _NUM_FIXED + size
+        (line for code in group for line in lines[code]()),
+        _NUM_FIXED + size + len(set().union(*(alphabets[c] for c in group))),
       )
       for group, size in zip(tqdm.tqdm(groups, desc="clusters"), sizes)
     ]
     union = _merged(models, [size / sum(sizes) for size in sizes])
+    longer = sum(len(piece) > 1 for piece in union)
     # Clusters share pieces: what they share is given out again.
-    if len(union) >= 0.99 * wanted or sum(sizes) < 0.9 * budget:
+    if longer >= 0.99 * wanted or sum(sizes) < 0.9 * budget:
       break
-    budget = int(budget * wanted / len(union)) + 1
-  characters = {p: s for p, s in union.items() if len(p) == 1}
-  longer = sorted(
-    ((p, s) for p, s in union.items() if len(p) > 1),
-    key=lambda x: (-x[1], x[0]),
-  )
-  kept = {**characters, **dict(longer[: max(0, wanted - len(characters))])}
+    budget = int(budget * wanted / longer) + 1
+  num_characters = sum(len(piece) == 1 for piece in union)
+  kept = _likeliest(union, vocab_size - _NUM_FIXED - num_characters)
   model = with_pieces(models[0], kept)
   for _ in range(_EM_ROUNDS):
     model = _recounted(

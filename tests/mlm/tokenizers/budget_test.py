@@ -78,10 +78,7 @@ def test_alp_by_hand():
 
 def test_languages_that_share_pieces_are_a_cluster():
   models = {code: TRAIN(lines(), 400) for code, lines in LINES.items()}
-  vocabularies = {
-    code: {piece for piece, _ in budget._pieces(model)}
-    for code, model in models.items()
-  }
+  vocabularies = {c: budget._pieces(model) for c, model in models.items()}
   found = budget.clusters(vocabularies, num_clusters=3, seed=0)
   assert found == [["a", "b"], ["c", "d"], ["e", "f"]]
   many = budget.clusters(vocabularies, num_clusters=9, seed=0)
@@ -89,11 +86,10 @@ def test_languages_that_share_pieces_are_a_cluster():
 
 
 def test_cut_models_keep_characters_and_the_likeliest():
-  model = TRAIN(iter(_lines("a")), 400)
-  pieces = dict(budget._pieces(model))
-  cut = dict(budget._pieces(budget.truncated(model, 40)))
-  assert len(cut) == 40
-  assert {p for p in pieces if len(p) == 1} <= cut.keys()
+  pieces = budget._pieces(TRAIN(iter(_lines("a")), 400))
+  cut = budget._likeliest(pieces, 40)
+  characters = {p for p in pieces if len(p) == 1}
+  assert characters <= cut.keys() and len(cut) == len(characters) + 40
   dropped = [pieces[p] for p in pieces.keys() - cut.keys()]
   assert max(dropped) <= min(s for p, s in cut.items() if len(p) > 1)
 
