@@ -69,10 +69,11 @@ def pretrain(
     task_names.task_language(name): name
     for name in token_stream.cached_tasks(tokens, "train")
   }
+  num_tokens = num_steps * batch_size * sequence_length
   plan = sampling.mixture_plan(
     counts,
     sampler=sampler,
-    num_tokens=num_steps * batch_size * sequence_length,
+    num_tokens=num_tokens,
     languages=list(task_of),
   )
   rates = {task_of[row.language]: row.rate for row in plan}
@@ -95,7 +96,6 @@ def pretrain(
   print(sampling.format_plan(plan))
   sampling.write_plan(plan, os.path.join(output, MIXTURE_FILE))
   flops = counting.training_flops_per_token(model, sequence_length)
-  num_tokens = num_steps * batch_size * sequence_length
   print(
     f"\n{counting.num_params(model):,} parameters, "
     f"{counting.training_state_bytes(model) / 2**20:,.0f} MiB of state, "

@@ -33,9 +33,9 @@ def count_tokens(*, corpus: str, tokenizer: str, num_threads: int) -> dict:
     num_threads: does not change the result.
 
   Returns:
-    {code: {split: {"documents", "tokens", "characters", "bytes", "blocks"}}}. Tokens include
-    one EOS a document: what a model is trained on. "blocks" is the histogram
-    {ceil(tokens / BLOCK_TOKENS) as a string: documents}.
+    {code: {split: {"documents", "tokens", "characters", "bytes", "blocks"}}}.
+    Tokens include one EOS a document: what a model is trained on. "blocks" is
+    the histogram {ceil(tokens / BLOCK_TOKENS) as a string: documents}.
 
   Raises:
     FileNotFoundError: if the corpus or the tokenizer is unfinished.

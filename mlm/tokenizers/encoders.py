@@ -61,10 +61,6 @@ def open_encoder(path: str, name: str) -> Encoder:
       return _of_hugging_face(path, name)
     if path.endswith(".tiktoken"):
       return _of_tiktoken(path, name)
-  except (RuntimeError, OSError, ValueError) as error:
-    raise ValueError(
-      f"tokenizer {name}: cannot read {path}: {error}"
-    ) from error
   except Exception as error:  # the tokenizers package raises Exception itself
     raise ValueError(
       f"tokenizer {name}: cannot read {path}: {error}"

@@ -158,10 +158,11 @@ def train(
     _check_finite(window, last_step)
     now = time.perf_counter()
     seconds, since = now - since, now
-    record = metrics_lib.summarize(window, language_codes=language_codes)
     record = {
-      **{"step": last_step, **record},
-      **{"seconds": seconds, "data_seconds": data_seconds},
+      "step": last_step,
+      **metrics_lib.summarize(window, language_codes=language_codes),
+      "seconds": seconds,
+      "data_seconds": data_seconds,
     }
     data_seconds = 0.0
     if is_primary:
