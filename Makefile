@@ -55,7 +55,8 @@ quickstart: setup
 	$(JOB) cache_tokens $(call GIN,cache_tokens) --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/tokens
 	$(JOB) pretrain $(call GIN,pretrain) --gin.TOKENS=$(RUN)/tokens --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/pretrain $(if $(OVERLAY),,--gin.STEPS=$(PRETRAIN_STEPS))
 	$(JOB) make_instructions $(call GIN,make_instructions) --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/instructions
-	$(JOB) finetune $(call GIN,finetune) --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/pretrain --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/sft
+	$(JOB) cache_records $(call GIN,cache_records) --gin.SOURCES="{'templates': '$(RUN)/instructions'}" --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/examples
+	$(JOB) finetune $(call GIN,finetune) --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/pretrain --gin.EXAMPLES=$(RUN)/examples --gin.OUTPUT=$(RUN)/sft
 	$(JOB) make_preferences $(call GIN,make_preferences) --gin.TOKENIZER=$(RUN)/tokenizer --gin.POLICY=$(RUN)/sft --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/preferences
 	$(JOB) train_reward_model $(call GIN,train_reward_model) --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/sft --gin.PREFERENCES=$(RUN)/preferences --gin.OUTPUT=$(RUN)/reward_model
 	$(JOB) align_rloo $(call GIN,align_rloo) --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/sft --gin.REWARD_MODEL=$(RUN)/reward_model --gin.RECORDS=$(RUN)/instructions --gin.OUTPUT=$(RUN)/rloo

@@ -82,7 +82,10 @@ RULES = {
     )
     for name in ("tasks", "mixtures", "features", "loader", "cache")
   },
-  "mlm.data.prompts": ({"mlm.languages", "mlm.tokenizers"}, set()),
+  "mlm.data.prompts": (
+    {"mlm.languages", "mlm.tokenizers", "mlm.data.schedule"},
+    set(),
+  ),
   "mlm.data.sampling": ({"mlm.languages", "mlm.tokenizers"}, set()),
   "mlm.sharding": (set(), {"jax"}),
   "mlm.models": ({"mlm.sharding", "kernels"}, {"jax", "flax"}),

@@ -86,8 +86,8 @@ def _run_chain(commands):
       assert mc4.main(arguments) == 0
       continue
     job, *_ = arguments
-    host_only = ("train_tokenizer", "cache_tokens", "make_instructions")
-    if job not in (*host_only, "report"):
+    on_host = ("train_tokenizer", "cache_tokens", "make_instructions")
+    if job not in (*on_host, "cache_records", "report"):
       arguments.append(MESH)  # the tests have eight devices
     assert launcher.main(arguments) == 0, job
 

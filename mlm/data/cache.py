@@ -1,18 +1,25 @@
-"""Caching tasks: their tokens, once through seqio, for `token_stream` to read."""
+"""Caching seqio tasks: as a stream of tokens, or example by example."""
 
-import json
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import seqio
+import tensorflow as tf
 import tqdm
-from array_record.python import array_record_module
 
-from mlm.data import token_stream
+from mlm.data import (
+  example_mixture,
+  example_store,
+  shards,
+  task_names,
+  token_stream,
+)
+from mlm.languages import rates as rates_lib
+from mlm.languages import registry
 
 CHUNK_TOKENS = 4096
-_WRITER_OPTIONS = "group_size:1"  # each chunk is read alone
 
 
 def _examples(task: str, split: str) -> Iterator[np.ndarray]:
@@ -61,44 +68,143 @@ def write_cache(
       tokenizer.
   """
   for task in tqdm.tqdm(tasks, desc="caching", unit="task"):
-    directory = os.path.join(output, task)
-    index = os.path.join(directory, f"{split}.json")
+    index = token_stream.index_path(output, task, split)
     if os.path.exists(index):
-      token_stream.check_tokenizer(
-        index, token_stream.read_index(output, task, split), tokenizer_sha256
-      )
+      found = shards.read_index(index, job="cache_tokens")
+      shards.check_tokenizer(index, found, tokenizer_sha256)
       continue
-    os.makedirs(directory, exist_ok=True)
+    os.makedirs(os.path.dirname(index), exist_ok=True)
     totals = {"examples": 0, "tokens": 0}
-    partial = _write_shards(
-      _chunks(_examples(task, split), totals), directory, split
+    chunks = _chunks(_examples(task, split), totals)
+    num_shards = shards.write(
+      (chunk.astype(token_stream.DTYPE).tobytes() for chunk in chunks),
+      os.path.dirname(index),
+      split,
+      shard_records=token_stream.SHARD_CHUNKS,
     )
-    if not totals["tokens"]:
+    if not num_shards:
       raise ValueError(f"task {task} has no tokens in {split}; leave it out")
-    for number, path in enumerate(partial):
-      os.replace(
-        path, token_stream.shard_path(directory, split, number, len(partial))
-      )
     content = {
       **totals,
       "chunk_tokens": CHUNK_TOKENS,
-      "shards": len(partial),
+      "shards": num_shards,
       "tokenizer_sha256": tokenizer_sha256,
     }
-    with open(f"{index}.partial", "w", encoding="utf-8") as f:
-      json.dump(content, f, indent=1)
-    os.replace(f"{index}.partial", index)
+    shards.write_index(index, content)
 
 
-def _write_shards(chunks, directory, split) -> list[str]:
-  paths, writer = [], None
-  for number, chunk in enumerate(chunks):
-    if number % token_stream.SHARD_CHUNKS == 0:
-      if writer:
-        writer.close()
-      paths.append(os.path.join(directory, f"{split}-{len(paths)}.partial"))
-      writer = array_record_module.ArrayRecordWriter(paths[-1], _WRITER_OPTIONS)
-    writer.write(chunk.astype(token_stream.DTYPE).tobytes())
-  if writer:
-    writer.close()
-  return paths
+def _mixture_examples(task: str, split: str) -> Iterator[example_store.Example]:
+  registered = seqio.TaskRegistry.get(task)
+  features = list(registered.output_features)
+  dataset = registered.get_dataset(
+    sequence_length=None,
+    split=split,
+    shuffle=False,
+    num_epochs=1,
+    try_in_mem_cache=False,
+  )
+  texts = [f"{name}_pretokenized" for name in features]
+  for example in dataset.prefetch(64).as_numpy_iterator():
+    kept = [example[name] for name in texts if name in example]
+    characters = sum(len(text.decode()) for text in kept) if kept else None
+    yield {name: example[name] for name in features}, characters
+
+
+def _check_features(task: str, tokenizer_sha256: str) -> list[str]:
+  """Names of the features of a task, which are tokens of the tokenizer."""
+  features = seqio.TaskRegistry.get(task).output_features
+  if "targets" not in features:
+    raise ValueError(f"task {task} has no targets, only {sorted(features)}")
+  for name, feature in features.items():
+    if feature.rank != 1 or not feature.dtype.is_integer:
+      raise ValueError(
+        f"feature {name} of task {task} has rank {feature.rank} and dtype "
+        f"{feature.dtype.name}; only sequences of integers are cached"
+      )
+    vocabulary = feature.vocabulary
+    if isinstance(vocabulary, seqio.PassThroughVocabulary):
+      continue  # tokens made elsewhere: there is no model to compare
+    path = getattr(vocabulary, "sentencepiece_model_file", None)
+    if path is None:
+      found = type(vocabulary).__name__
+    else:
+      with tf.io.gfile.GFile(path, "rb") as f:
+        found = hashlib.sha256(f.read()).hexdigest()
+    if found != tokenizer_sha256:
+      raise ValueError(
+        f"feature {name} of task {task} is of tokenizer {found[:32]}, not of "
+        f"{tokenizer_sha256[:32]}; register the task with the vocabulary of the "
+        "tokenizer, or name the tokenizer that it uses"
+      )
+  return list(features)
+
+
+def write_mixture(
+  *,
+  name: str,
+  split: str,
+  output: str,
+  tokenizer_sha256: str,
+  languages: Mapping[str, str],
+) -> dict[str, tuple[float, dict]]:
+  """Writes the examples of a mixture's tasks and the mixture's rates.
+
+  Tasks that are there already are kept: killed and started again, it goes on
+  with the task that it was at.
+
+  Args:
+    name: of a registered seqio mixture or task, with features "targets" and,
+      for packed rows, "inputs".
+    split: of the tasks.
+    output: directory of the cache.
+    tokenizer_sha256: of the tokenizer of the features.
+    languages: task -> code, for tasks whose name's last part is no code.
+
+  Returns:
+    task -> (rate, index of `example_store.write_task`). Rates are shares of
+    the examples, as seqio has them before it is given the cache: a rate by
+    number of examples counts what the task's source counts, before its
+    preprocessors drop or add any.
+
+  Raises:
+    ValueError: if a task has no language, features that are not sequences of
+      integers of this tokenizer, no examples, or empty targets.
+  """
+  mixture = seqio.get_mixture_or_task(name)
+  if isinstance(mixture, seqio.Mixture):
+    rates = {task.name: float(mixture.get_rate(task)) for task in mixture.tasks}
+  else:
+    rates = {name: 1.0}
+  unknown = sorted(set(languages) - set(rates))
+  if unknown:
+    raise ValueError(
+      f"languages are given for {unknown}, which are not tasks of {name}: "
+      f"{sorted(rates)}"
+    )
+  total = sum(rates.values())
+  shares = {task: rate / total for task, rate in rates.items()}
+  rates_lib.check_shares(shares)
+  # What is wrong with any task is told before the first is written.
+  wanted = {
+    task: (
+      languages.get(task) or task_names.checked_language(task),
+      _check_features(task, tokenizer_sha256),
+    )
+    for task in rates
+  }
+  written = {}
+  for task, (language, features) in tqdm.tqdm(
+    wanted.items(), desc="caching", unit="task"
+  ):
+    index = example_store.write_task(
+      _mixture_examples(task, split),
+      output=output,
+      task=task,
+      split=split,
+      features=features,
+      language=registry.get(language).code,
+      tokenizer_sha256=tokenizer_sha256,
+    )
+    written[task] = shares[task], index
+  example_mixture.write_rates(output, name, shares)
+  return written

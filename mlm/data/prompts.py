@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mlm.data import schedule as schedule_lib
 from mlm.languages import rates as rates_lib
-from mlm.languages import registry
 from mlm.tokenizers import special
 
 
@@ -121,6 +121,8 @@ def record_drawer(
 ) -> Callable[[int], list[Mapping]]:
   """Builds step -> B records: a language by temperature, then a record of it.
 
+  Records of a language are all drawn before one is drawn again.
+
   Args:
     records: with a key "language", at least one.
     batch_size: B.
@@ -142,49 +144,17 @@ def record_drawer(
     {code: len(rows) for code, rows in by_language.items()},
     temperature=temperature,
   )
-  codes = list(rates)
-  probabilities = np.array([rates[code] for code in codes])
-
-  def draw(step: int) -> list[Mapping]:
-    rng = np.random.default_rng((seed, step))
-    drawn = rng.choice(len(codes), size=batch_size, p=probabilities)
-    rows = [by_language[codes[i]] for i in drawn]
-    return [group[rng.integers(len(group))] for group in rows]
-
-  return draw
-
-
-def record_source(
-  records: Sequence[Mapping],
-  *,
-  processor: Any,
-  prompt_length: int,
-  response_length: int,
-  batch_size: int,
-  temperature: float,
-  seed: int,
-) -> Callable[[int], dict[str, np.ndarray]]:
-  """Builds step -> prompt–response batch of instruction records.
-
-  Raises:
-    ValueError: if there are no records, or one does not fit the lengths.
-  """
-  draw = record_drawer(
-    records, batch_size=batch_size, temperature=temperature, seed=seed
+  schedule = schedule_lib.Schedule(
+    [schedule_lib.Phase(0, rates)], batch_size=batch_size, seed=seed
   )
 
-  def batch(step: int) -> dict[str, np.ndarray]:
-    drawn = draw(step)
-    prompts = [prompt_ids(processor, r["prompt"]) for r in drawn]
-    responses = [response_ids(processor, r["response"]) for r in drawn]
-    rows = np.concatenate(
-      [
-        prompt_rows(prompts, prompt_length=prompt_length),
-        response_rows(responses, response_length=response_length),
-      ],
-      axis=1,
-    )
-    languages = [registry.index(r["language"]) for r in drawn]
-    return response_batch(rows, languages, prompt_length=prompt_length)
+  def draw(step: int) -> list[Mapping]:
+    drawn = []
+    for code, number in schedule.draws(step, 0, batch_size):
+      rows = by_language[code]
+      epoch, place = divmod(number, len(rows))
+      key = schedule_lib.mix(seed, epoch, *code.encode())
+      drawn.append(rows[schedule_lib.permuted(place, len(rows), key)])
+    return drawn
 
-  return batch
+  return draw

@@ -180,71 +180,76 @@ def mixture_plan(
 
 
 def drifts(
-  rows: Sequence[PlanRow], observed: Mapping[str, int], *, sequence_length: int
+  rates: Mapping[str, float], observed: Mapping[str, int], *, draws: int
 ) -> dict[str, tuple[float, float]]:
-  """Languages whose observed share of tokens is not the planned one.
+  """Names whose observed share is not the planned one.
 
-  More than 4 standard errors of as many independent draws as the tokens fill
-  rows.
+  More than 4 standard errors of as many independent draws.
 
   Args:
-    rows: the plan.
-    observed: code -> tokens seen in training.
-    sequence_length: tokens a row.
+    rates: name -> planned share.
+    observed: name -> amount seen in training.
+    draws: rows that the amounts came in.
 
   Returns:
-    code -> (planned, observed share), of those that drift.
+    name -> (planned, observed share), of those that drift.
   """
-  total = sum(observed.values())
-  draws = max(1, total // sequence_length)
-  planned = {row.language: row.rate for row in rows}
+  total = max(1, sum(observed.values()))
   result = {}
-  for code in sorted(planned.keys() | observed.keys()):
-    rate, share = planned.get(code, 0.0), observed.get(code, 0) / max(total, 1)
-    error = math.sqrt(rate * (1 - rate) / draws)
-    # A row more or less is no drift, however rare the language.
-    if abs(share - rate) > _DRIFT_STANDARD_ERRORS * error + 1 / draws:
-      result[code] = rate, share
+  for name in sorted(rates.keys() | observed.keys()):
+    rate, share = rates.get(name, 0.0), observed.get(name, 0) / total
+    error = math.sqrt(rate * (1 - rate) / max(1, draws))
+    # A row more or less is no drift, however rare the name.
+    if abs(share - rate) > _DRIFT_STANDARD_ERRORS * error + 1 / max(1, draws):
+      result[name] = rate, share
   return result
+
+
+def tokens_by_language(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
+  """Code -> tokens of a batch, which has language and segment ids [B, T]."""
+  ids = batch["decoder_language_ids"][batch["decoder_segment_ids"] > 0]
+  counts = np.bincount(ids).tolist()
+  return {registry.codes()[i]: n for i, n in enumerate(counts) if n}
 
 
 def audited(
   batches: Iterator[dict[str, np.ndarray]],
-  rows: Sequence[PlanRow],
+  rates: Mapping[str, float],
   *,
+  observe: Callable[[dict[str, np.ndarray]], Mapping[str, int]],
+  unit: str,
   period: int,
   warn: Callable[[str], Any],
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Passes batches on; warns, once a language, when what they hold drifts.
+  """Passes batches on; warns, once a name, when what they hold drifts.
 
   Args:
-    batches: with "decoder_language_ids" and "decoder_segment_ids" [B, T].
-    rows: the plan.
+    batches: with "decoder_segment_ids" [B, T].
+    rates: name -> planned share.
+    observe: batch -> amounts by name.
+    unit: of the amounts, in the plural.
     period: batches between checks.
     warn: given a line of text.
   """
   observed: collections.Counter = collections.Counter()
-  codes, told = registry.codes(), set()
+  draws, told = 0, set()
   for number, batch in enumerate(batches, start=1):
-    ids = batch["decoder_language_ids"][batch["decoder_segment_ids"] > 0]
-    for index, count in enumerate(np.bincount(ids)):
-      if count:
-        observed[codes[index]] += int(count)
+    observed.update(observe(batch))
+    draws += len(batch["decoder_segment_ids"])
     if number % period == 0:
-      length = batch["decoder_language_ids"].shape[1]
-      found = drifts(rows, observed, sequence_length=length)
-      for code in found.keys() - told:
-        planned, share = found[code]
+      found = drifts(rates, observed, draws=draws)
+      for name in found.keys() - told:
+        planned, share = found[name]
         warn(
-          f"{code} has {share:.3%} of the tokens of {number} batches, planned "
+          f"{name} has {share:.3%} of the {unit} of {number} batches, planned "
           f"were {planned:.3%}"
         )
       told |= found.keys()
     yield batch
 
 
-def write_plan(rows: Sequence[PlanRow], path: str) -> None:
-  """Writes a plan as JSON, whole or not at all."""
+def write_plan(rows: Sequence, path: str) -> None:
+  """Writes a plan, rows that are dataclasses, as JSON, whole or not at all."""
   partial = f"{path}.partial"
   with open(partial, "w", encoding="utf-8") as f:
     json.dump([dataclasses.asdict(row) for row in rows], f, indent=1)

@@ -156,20 +156,20 @@ def read_records(path: str | os.PathLike) -> list[dict]:
 
   Raises:
     FileNotFoundError: if the file is missing.
-    ValueError: if a line is not JSON; the message has its number.
+    ValueError: if a line is not JSON in UTF-8; the message has its number.
   """
   if not os.path.exists(path):
     raise FileNotFoundError(
       f"no records at {os.fspath(path)}; run the job that writes them first"
     )
   records = []
-  with open(path, encoding="utf-8") as f:
+  with open(path, "rb") as f:
     for number, line in enumerate(f, start=1):
       try:
-        records.append(json.loads(line))
+        records.append(json.loads(line.decode("utf-8")))
       except ValueError as error:
         raise ValueError(
-          f"{os.fspath(path)}, line {number}: not JSON ({error}); make the "
-          "file again"
+          f"{os.fspath(path)}, line {number}: not JSON in UTF-8 ({error}); make "
+          "the file again"
         ) from error
   return records

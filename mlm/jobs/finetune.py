@@ -1,10 +1,17 @@
-"""Job: supervised fine-tuning on instruction records."""
+"""Job: supervised fine-tuning on packed rows of cached examples."""
 
+import logging
 import os
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.data import prompts
-from mlm.instructions import records as records_lib
+from mlm.data import (
+  example_mixture,
+  example_store,
+  indexed,
+  packing,
+  sampling,
+)
+from mlm.data import schedule as schedule_lib
 from mlm.jobs import training_run
 from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
@@ -13,20 +20,24 @@ from mlm.tokenizers import load
 from mlm.training import losses
 from mlm.training.optimizers import Optimizer
 
+MIXTURE_FILE = "mixture.json"
+_AHEAD = 4  # batches kept ready by as many threads as help
+_WORKERS = 2
+
 
 def finetune(
   *,
   tokenizer: str,
   initial: str,
-  records: str,
+  examples: str,
   output: str,
   optimizer: Optimizer,
   mesh_shape: dict,
   batch_size: int,
-  prompt_length: int,
-  response_length: int,
+  sequence_length: int,
+  too_long: str,
   num_steps: int,
-  temperature: float,
+  sampler: example_mixture.Sampler,
   z_loss: float,
   seed: int,
   checkpoint_period: int,
@@ -37,15 +48,16 @@ def finetune(
   Args:
     tokenizer: tokenizer directory of the initial model.
     initial: output directory of pretrain.
-    records: output directory of make_instructions.
-    output: directory for checkpoints and metrics.
+    examples: output directory of cache_records or cache_mixture.
+    output: directory for mixture.json, checkpoints and metrics.
     optimizer: of `mlm.training.optimizers`.
     mesh_shape: {"data", "fsdp", "tensor"} -> devices.
     batch_size: rows a step.
-    prompt_length: tokens of a prompt, turn markers included.
-    response_length: tokens of a response, EOS included.
+    sequence_length: tokens a row, into which whole examples are packed.
+    too_long: of `packing.PackedRows`: "refuse" or "truncate" examples that no
+      row can hold.
     num_steps: updates.
-    temperature: T of p ∝ n^(1/T) over records.
+    sampler: of `mlm.data.example_mixture`, shares of the examples.
     z_loss: weight of the squared log-normalizer.
     seed: of the data order and steps.
     checkpoint_period: steps between checkpoints.
@@ -54,15 +66,62 @@ def finetune(
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(batch_size, mesh)
   sha256 = load.read_card(tokenizer)["model_sha256"]
-  source = prompts.record_source(
-    records_lib.read_records(os.path.join(records, "train.jsonl")),
-    processor=load.load(tokenizer),
-    prompt_length=prompt_length,
-    response_length=response_length,
-    batch_size=batch_size,
-    temperature=temperature,
-    seed=seed,
+  stores = [
+    example_store.ExampleStore(examples, task, "train", sha256)
+    for task in example_store.cached_tasks(examples, "train")
+  ]
+  rates = sampler(
+    examples,
+    {
+      store.task: (
+        example_mixture.source_of(store.task, store.language),
+        store.num_examples,
+      )
+      for store in stores
+    },
   )
+  layout = packing.response(length=sequence_length)
+  rows = {
+    store.task: packing.PackedRows(store, layout, too_long=too_long, seed=seed)
+    for store in stores
+    if store.task in rates
+  }
+  plan = example_mixture.plan(rows, rates, num_rows=num_steps * batch_size)
+  print(example_mixture.format_plan(plan), flush=True)
+  for line in example_mixture.many_epochs(plan):
+    logging.warning(line)
+  sampling.write_plan(plan, os.path.join(output, MIXTURE_FILE))
+  row_rates = {row.task: row.row_rate for row in plan}
+  batch = packing.batch_function(
+    rows=rows,
+    schedule=schedule_lib.Schedule(
+      [schedule_lib.Phase(0, row_rates)], batch_size=batch_size, seed=seed
+    ),
+    batch_size=batch_size,
+    host=0,  # every host holds the whole batch and places its own rows
+    num_hosts=1,
+  )
+  batches = None
+
+  def batch_source(state):
+    nonlocal batches
+    if batches is None:
+      batches = sampling.audited(
+        indexed.prefetched(
+          batch,
+          start_step=int(state.step),
+          num_steps=num_steps,
+          ahead=_AHEAD,
+          workers=_WORKERS,
+        ),
+        row_rates,
+        observe=example_mixture.rows_by_task(plan),
+        unit="rows",
+        period=checkpoint_period,
+        warn=logging.warning,
+      )
+    return next(batches)
+
   config, model, params = training_run.open_decoder(
     initial, mesh=mesh, tokenizer_sha256=sha256
   )
@@ -79,7 +138,7 @@ def finetune(
     ),
     optimizer=optimizer,
     mesh=mesh,
-    batch_source=lambda state: source(int(state.step)),
+    batch_source=batch_source,
     num_steps=num_steps,
     seed=seed,
     checkpoint_period=checkpoint_period,
@@ -87,6 +146,8 @@ def finetune(
     metadata={
       **training_run.model_metadata(config, sha256),
       "batch_size": batch_size,
+      "sequence_length": sequence_length,
+      "rates": rates,
       "seed": seed,
     },
   )

@@ -116,7 +116,9 @@ def pretrain(
           ahead=_AHEAD,
           workers=_WORKERS,
         ),
-        plan,
+        {row.language: row.rate for row in plan},
+        observe=sampling.tokens_by_language,
+        unit="tokens",
         period=checkpoint_period,
         warn=logging.warning,
       )

@@ -101,14 +101,15 @@ def nested_rates(
   shares: Mapping[str, float],
   num: Mapping[str, Mapping[str, float]],
   *,
-  temperature: float,
+  rule: str | float,
 ) -> dict[tuple[str, str], float]:
   """Rates over sources first, then over the languages of each source.
 
   Args:
     shares: source -> share of all; they sum to 1.
     num: source -> language -> amount of data; the same sources.
-    temperature: T of `temperature_rates` inside a source.
+    rule: how a source is divided: "uniform" over its languages, "proportional"
+      to their data, or by the temperature T of `temperature_rates`.
 
   Returns:
     (source, language) -> rate; the rates sum to 1.
@@ -119,11 +120,18 @@ def nested_rates(
       and write the shares that you mean.
   """
   if shares.keys() != num.keys():
+    lacking = sorted(shares.keys() - num.keys())
     raise ValueError(
       f"shares are of {sorted(shares)}, data of {sorted(num)}; they must be the "
-      "same sources"
+      f"same sources. No data of {lacking}: leave them out and write what the "
+      "others get"
     )
   check_shares(shares)
+  temperature = {"uniform": math.inf, "proportional": 1.0}.get(rule, rule)
+  if isinstance(temperature, str):
+    raise ValueError(
+      f"rule {rule!r}: give 'uniform', 'proportional' or a temperature"
+    )
   return {
     (source, code): share * rate
     for source, share in shares.items()

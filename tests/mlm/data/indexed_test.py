@@ -278,7 +278,7 @@ def test_damage_is_named(tmp_path):
   flipped[100_000] ^= 255
   path.write_bytes(flipped)
   stream = token_stream.TokenStream(str(tmp_path), task, "train", SHA256)
-  with pytest.raises(ValueError, match=r"chunk \d+ of .* is damaged"):
+  with pytest.raises(ValueError, match=r"record \d+ of .* is damaged"):
     stream.read(0, stream.num_tokens)
   path.write_bytes(whole[: len(whole) // 2])
   with pytest.raises(ValueError, match="cut off"):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from mlm.data import prompts
-from mlm.languages import registry
 from mlm.tokenizers import special
 
 
@@ -77,53 +76,38 @@ def _records():
   ]
 
 
-def test_batches_depend_on_seed_and_step_alone():
-  def source(seed):
-    return prompts.record_source(
-      _records(),
-      processor=_Processor(),
-      prompt_length=24,
-      response_length=24,
-      batch_size=4,
-      temperature=2.0,
-      seed=seed,
-    )
-
-  a, b = source(1), source(1)
-  b(0)  # what was asked before does not matter
-  np.testing.assert_array_equal(
-    a(5)["decoder_input_tokens"], b(5)["decoder_input_tokens"]
+def _drawn(step, *, batch_size=4, seed=1, temperature=2.0):
+  draw = prompts.record_drawer(
+    _records(), batch_size=batch_size, temperature=temperature, seed=seed
   )
-  assert (a(5)["decoder_input_tokens"] != a(6)["decoder_input_tokens"]).any()
-  assert (
-    a(5)["decoder_input_tokens"] != source(2)(5)["decoder_input_tokens"]
-  ).any()
+  draw(step + 1)  # what was asked before does not matter
+  return [r["response"] for r in draw(step)]
+
+
+def test_draws_depend_on_seed_and_step_alone():
+  assert _drawn(5) == _drawn(5)
+  assert _drawn(5) != _drawn(6)
+  assert _drawn(5) != _drawn(5, seed=2)
 
 
 def test_languages_are_drawn_by_temperature():
-  draw = prompts.record_drawer(
-    _records(), batch_size=20_000, temperature=2.0, seed=0
-  )
-  drawn = [r["language"] for r in draw(0)]
+  drawn = _drawn(1, batch_size=20_000)
   total = 3**0.5 + 6
   for code, weight in [("eng_Latn", 3**0.5), ("tha_Thai", 1)]:
+    count = sum(r.startswith(TEXTS[code]) for r in drawn)
     expected = weight / total
     error = 4 * (expected * (1 - expected) / 20_000) ** 0.5
-    assert drawn.count(code) / 20_000 == pytest.approx(expected, abs=error)
+    assert count / 20_000 == pytest.approx(expected, abs=error)
 
 
-def test_language_ids_are_of_the_registry():
-  draw = prompts.record_source(
-    [{"language": "amh_Ethi", "prompt": "ዳቦ", "response": "ውሃ"}],
-    processor=_Processor(),
-    prompt_length=8,
-    response_length=8,
-    batch_size=2,
-    temperature=1.0,
-    seed=0,
-  )
-  ids = draw(0)["decoder_language_ids"]
-  assert (ids == registry.index("amh_Ethi")).all()
+def test_every_record_is_drawn_before_one_is_drawn_again():
+  everything = [r["response"] for r in _records()]
+  # In proportion to the records, nine draws are about one epoch of each.
+  drawn = [r for step in range(300) for r in _drawn(step, temperature=1.0)]
+  counts = [drawn.count(r) for r in everything]
+  english = counts[:3]
+  assert max(english) - min(english) <= 1
+  assert max(counts) - min(counts) <= 3
 
 
 def test_no_records_is_an_error():

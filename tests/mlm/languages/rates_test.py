@@ -56,20 +56,24 @@ def test_caps_hold_and_what_is_free_keeps_its_ratios(num, budget, temperature):
   assert ratios == pytest.approx([ratios[0]] * len(free) if free else [])
 
 
-def test_shares_go_over_sources_and_then_over_languages():
+@pytest.mark.parametrize(
+  "rule, expected",
+  [
+    ("proportional", (0.125, 0.125, 0.1875, 0.5625)),
+    (1.0, (0.125, 0.125, 0.1875, 0.5625)),
+    ("uniform", (0.125, 0.125, 0.375, 0.375)),
+    (2.0, (0.125, 0.125, 0.75 / (1 + 3**0.5), 0.75 / (1 + 3**-0.5))),
+  ],
+)
+def test_shares_go_over_sources_and_then_over_languages(rule, expected):
   found = rates.nested_rates(
     {"human": 0.25, "translated": 0.75},
     {"human": {"a": 1, "b": 1}, "translated": {"b": 1, "c": 3}},
-    temperature=1.0,
+    rule=rule,
   )
-  assert found == pytest.approx(
-    {
-      ("human", "a"): 0.125,
-      ("human", "b"): 0.125,
-      ("translated", "b"): 0.1875,
-      ("translated", "c"): 0.5625,
-    }
-  )
+  leaves = (("human", "a"), ("human", "b"), ("translated", "b"))
+  leaves = (*leaves, ("translated", "c"))
+  assert found == pytest.approx(dict(zip(leaves, expected)))
 
 
 @pytest.mark.parametrize(
@@ -85,8 +89,16 @@ def test_shares_go_over_sources_and_then_over_languages():
       "budget of 0",
     ),
     (
-      lambda: rates.nested_rates({"x": 1.0}, {"y": {"a": 1}}, temperature=1.0),
-      "same sources",
+      lambda: rates.nested_rates({"x": 1.0}, {"y": {"a": 1}}, rule=1.0),
+      r"No data of \['x'\]",
+    ),
+    (
+      lambda: rates.nested_rates({"x": 1.0}, {"x": {"a": 1}}, rule="even"),
+      "rule 'even'",
+    ),
+    (
+      lambda: rates.nested_rates({"x": 1.0}, {"x": {"a": 0}}, rule="uniform"),
+      "'a': 0",
     ),
   ],
 )
