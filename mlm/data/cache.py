@@ -104,9 +104,16 @@ def _mixture_examples(task: str, split: str) -> Iterator[example_store.Example]:
     try_in_mem_cache=False,
   )
   texts = [f"{name}_pretokenized" for name in features]
-  for example in dataset.prefetch(64).as_numpy_iterator():
+  stream = dataset.prefetch(64).as_numpy_iterator()
+  for number, example in enumerate(stream):
     kept = [example[name] for name in texts if name in example]
-    characters = sum(len(text.decode()) for text in kept) if kept else None
+    try:
+      characters = sum(len(text.decode()) for text in kept) if kept else None
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f"the text of example {number} of task {task} is not UTF-8 ({error}); "
+        "correct the task's source"
+      ) from error
     yield {name: example[name] for name in features}, characters
 
 
@@ -187,7 +194,9 @@ def write_mixture(
   # What is wrong with any task is told before the first is written.
   wanted = {
     task: (
-      languages.get(task) or task_names.checked_language(task),
+      registry.get(languages[task]).code
+      if task in languages
+      else task_names.checked_language(task),
       _check_features(task, tokenizer_sha256),
     )
     for task in rates
@@ -202,7 +211,7 @@ def write_mixture(
       task=task,
       split=split,
       features=features,
-      language=registry.get(language).code,
+      language=language,
       tokenizer_sha256=tokenizer_sha256,
     )
     written[task] = shares[task], index
