@@ -55,8 +55,23 @@ def _by_sources(shares, rule, cache, cached):
 
 
 def by_mixture(*, name: str) -> Sampler:
-  """The rates that seqio had for a mixture when cache_mixture cached it."""
-  return lambda cache, cached: read_rates(cache, name)
+  """The rates that seqio had for a mixture when cache_mixture cached it.
+
+  Raises:
+    FileNotFoundError: if the mixture or a task of it is not in the cache.
+  """
+  return functools.partial(_by_mixture, name)
+
+
+def _by_mixture(name, cache, cached):
+  rates = read_rates(cache, name)
+  missing = sorted(rates.keys() - cached.keys())
+  if missing:
+    raise FileNotFoundError(
+      f"{cache!r} has not the examples of {missing}, tasks of {name}; run "
+      "cache_mixture again"
+    )
+  return rates
 
 
 def _rates_path(cache: str, name: str) -> str:

@@ -248,7 +248,7 @@ class PackedRows:
   def _plan_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The order of an epoch's examples, and where in it rows begin."""
     rng = np.random.default_rng(schedule_lib.mix(self._key, epoch))
-    order = rng.permutation(self.store.num_examples)
+    order = rng.permutation(np.arange(self.store.num_examples, dtype=np.int32))
     return order, next_fit(self._sizes[:, order], self._layout.limits)
 
   def _add_epoch(self) -> None:

@@ -87,7 +87,9 @@ def finetune(
     if store.task in rates
   }
   plan = example_mixture.plan(rows, rates, num_rows=num_steps * batch_size)
-  print(example_mixture.format_plan(plan), flush=True)
+  print(example_mixture.format_plan(plan))
+  unused = sorted({store.task for store in stores} - rates.keys())
+  print(f"Cached and not drawn: {', '.join(unused) or 'none'}", flush=True)
   for line in example_mixture.many_epochs(plan):
     logging.warning(line)
   sampling.write_plan(plan, os.path.join(output, MIXTURE_FILE))

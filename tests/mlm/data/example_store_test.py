@@ -236,7 +236,11 @@ def test_a_mixture_is_cached_with_the_rates_that_seqio_has(tmp_path, mixture):
     expected
   )
   sampler = example_mixture.by_mixture(name=mixture)
-  assert sampler(str(tmp_path), {}) == pytest.approx(expected)
+  cached = dict.fromkeys(expected, ("source", 1))
+  assert sampler(str(tmp_path), cached) == pytest.approx(expected)
+  del cached["seqio_test_greetings"]
+  with pytest.raises(FileNotFoundError, match=r"\['seqio_test_greetings'\]"):
+    sampler(str(tmp_path), cached)
   store = example_store.ExampleStore(
     str(tmp_path), "seqio_test_greetings", "train", SHA256
   )
