@@ -18,12 +18,13 @@ import time
 
 def _plan(options, languages):
   from mlm.data import sampling
+  from mlm.languages import samplers
   from mlm.tokenizers import count
 
   counts = count.read_token_counts(options.tokenizer)
   return counts, sampling.mixture_plan(
     counts,
-    sampler=sampling.by_temperature(
+    sampler=samplers.by_temperature(
       temperature=10 / 3, unit="tokens", max_epochs=None
     ),
     num_tokens=10**7,

@@ -1,12 +1,15 @@
 """Our tokenizers against others of the same size on the same text, by language.
 
     python -m benchmarks.tokenizers --corpus=DIR --parallel=NTREX --output=DIR \
-      --vocab_size=64000
+      --vocab_size=64000 [--wet=FILE]
 
 Trains on a corpus and every second line of parallel texts, and measures on the
-other lines: temperature sampling (mT5's alpha = 0.3), the same with English as
-half of the text, and the budgeted vocabulary. Writes the report of the job
-compare_tokenizers to OUTPUT and prints premiums by Joshi class.
+other lines: temperature sampling (mT5's alpha = 0.3) as mT5 does it and without
+repeating a language, English as half of the text, the budgeted vocabulary, and
+the balanced one, which keeps a quarter of the lines to train on apart to even
+premiums out by. Writes the report of the job compare_tokenizers to OUTPUT,
+prints premiums by Joshi class, and with a WET file how many of its pages come
+back unchanged.
 """
 
 import argparse
@@ -15,21 +18,23 @@ import json
 import os
 
 import numpy as np
+from fastwarc import warc
 
 from mlm.evaluation import tokenizer_report
-from mlm.languages import registry
+from mlm.languages import registry, samplers
 from mlm.text import documents
-from mlm.tokenizers import budget, fairness, train
+from mlm.tokenizers import balance, budget, encoders, fairness, train
 
 ENGLISH = "eng_Latn"
+STEPS = (200, 300, 400, 500, 600, 700, 800, 1000, 1200, 1500, 2000, 3000, 5000)
 
 
 def _texts(corpus: str, parallel: dict) -> dict[str, list[str]]:
-  """code -> documents of the corpus and the lines to train on."""
+  """code -> documents of the corpus and the lines of parallel texts."""
   texts: dict[str, list[str]] = {}
   for label, lines in parallel.items():
     if language := fairness.language_of(label):
-      texts.setdefault(language.code, []).extend(lines[0::2])
+      texts.setdefault(language.code, []).extend(lines)
   for code, splits in documents.read_counts(corpus)["languages"].items():
     if splits.get("train", {}).get("documents"):
       found = documents.read_documents(corpus, code, "train")
@@ -98,72 +103,101 @@ def _print(cards: dict) -> None:
         print(f"  {group} ({number}): mean {mean:.3f}, worst {worst:.3f}")
 
 
+def _write_parallel(parallel: dict, directory: str) -> None:
+  os.makedirs(directory, exist_ok=True)
+  for label, lines in parallel.items():
+    path = os.path.join(directory, f"part.{label}.txt")
+    with open(path, "w", encoding="utf-8") as f:
+      f.writelines(f"{line}\n" for line in lines)
+
+
+def _print_round_trips(paths: dict, wet: str) -> None:
+  with open(wet, "rb") as f:
+    pages = [
+      record.reader.read().decode("utf-8")
+      for record in warc.ArchiveIterator(
+        f, record_types=warc.WarcRecordType.conversion
+      )
+    ]
+  for name, path in paths.items():
+    encoder = encoders.open_encoder(path, name)
+    same = sum(encoder.decode(encoder.encode(page)) == page for page in pages)
+    print(f"{name}: {same} of {len(pages)} pages come back unchanged")
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   for name in ("corpus", "parallel", "output"):
     parser.add_argument(f"--{name}", required=True)
   parser.add_argument("--vocab_size", type=int, required=True)
   parser.add_argument("--budget_characters", type=int, default=20_000_000)
+  parser.add_argument("--wet")
   options = parser.parse_args()
+
+  def inside(*names):
+    return os.path.join(options.output, *names)
+
   parallel = fairness.read_parallel(options.parallel)
-  texts = _texts(options.corpus, parallel)
+  parts = {
+    "held out": {x: lines[1::2] for x, lines in parallel.items()},
+    "balance": {x: lines[6::8] for x, lines in parallel.items()},
+  }
+  for name, of in parts.items():
+    _write_parallel(of, inside(name))
+  texts = _texts(
+    options.corpus, {x: lines[0::2] for x, lines in parallel.items()}
+  )
   corpora = {
     "all": texts,
     "half English": _halved_for_english(texts),
+    "but balance": _texts(
+      options.corpus,
+      {
+        x: [y for i, y in enumerate(lines) if i % 8 in (0, 2, 4)]
+        for x, lines in parallel.items()
+      },
+    ),
   }
   for name, of in corpora.items():
-    _write_corpus(of, os.path.join(options.output, name))
-  method = budget.Budgeted(
+    _write_corpus(of, inside(name))
+  budgeted = budget.Budgeted(
     num_clusters=8,
     language_pieces=8000,
-    steps=(
-      200,
-      300,
-      400,
-      500,
-      600,
-      700,
-      800,
-      1000,
-      1200,
-      1500,
-      2000,
-      3000,
-      5000,
-    ),
+    steps=STEPS,
     seed=0,
   )
+  balanced = balance.Balanced(
+    parallel=inside("balance"), reference=ENGLISH, rounds=4, exponent=3.0
+  )
+  as_mt5 = {"temperature": 10 / 3, "max_epochs": None}
   paths = {}
-  for name, corpus, temperature, budgeted in (
-    ("temperature", "all", 10 / 3, None),
-    ("half English", "half English", 1.0, None),
-    ("budgeted", "all", 10 / 3, method),
+  for name, corpus, how, division in (
+    ("temperature", "all", as_mt5, None),
+    ("temperature, once", "all", {**as_mt5, "max_epochs": 1}, None),
+    ("half English", "half English", {**as_mt5, "temperature": 1.0}, None),
+    ("budgeted", "all", as_mt5, budgeted),
+    ("balanced", "but balance", as_mt5, balanced),
   ):
-    paths[name] = os.path.join(options.output, f"tokenizer {name}")
+    paths[name] = inside(f"tokenizer {name}")
     card = train.train_tokenizer(
-      corpus=os.path.join(options.output, corpus),
+      corpus=inside(corpus),
       output=paths[name],
       vocab_size=options.vocab_size,
-      temperature=temperature,
+      sampler=samplers.by_temperature(**how, unit="characters"),
       budget_characters=options.budget_characters,
       character_coverage=0.9995,
-      budgeted=budgeted,
+      division=division,
       seed=0,
       num_threads=os.cpu_count(),
     )
     print(f"{name}: {card['vocab_size']:,} pieces", flush=True)
-  held_out = os.path.join(options.output, "held out")
-  os.makedirs(held_out, exist_ok=True)
-  for label, lines in parallel.items():
-    with open(
-      os.path.join(held_out, f"half.{label}.txt"), "w", encoding="utf-8"
-    ) as f:
-      f.writelines(f"{line}\n" for line in lines[1::2])
   _print(
     tokenizer_report.write_report(
-      tokenizers=paths, parallel=held_out, directory=options.output
+      tokenizers=paths, parallel=inside("held out"), directory=options.output
     )
   )
+  if options.wet:
+    _print_round_trips(paths, options.wet)
 
 
 if __name__ == "__main__":

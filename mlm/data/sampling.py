@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -11,99 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mlm.languages import groups, registry
-from mlm.languages import rates as rates_lib
+from mlm.languages import groups, registry, samplers
 
-UNITS = ("tokens", "documents", "characters", "bytes")
 _DRIFT_STANDARD_ERRORS = 4.0
-
-# (code -> {unit: amount in the train split}, tokens of the run) -> (code ->
-# tokens to draw, largest number of epochs or infinity).
-Sampler = Callable[
-  [Mapping[str, Mapping[str, int]], float], tuple[dict[str, float], float]
-]
-
-
-def by_temperature(
-  *, temperature: float, unit: str, max_epochs: float | None
-) -> Sampler:
-  """p proportional to n^(1/T), no language more than `max_epochs` times.
-
-  Args:
-    temperature: T of `rates.temperature_rates`.
-    unit: what n counts, one of UNITS. Rates are shares of the tokens of a run
-      all the same. mT5 counts its examples, which are of equal length: tokens.
-    max_epochs: cap of a language; what it cannot take goes to the others. None
-      for no cap.
-
-  Raises:
-    ValueError: if the unit is unknown or the cap not positive.
-  """
-  if unit not in UNITS:
-    raise ValueError(f"unknown unit {unit!r}; use one of {', '.join(UNITS)}")
-  return functools.partial(
-    _by_rates,
-    functools.partial(_temperature_rates, temperature=temperature, unit=unit),
-    _checked_cap(max_epochs),
-  )
-
-
-def by_unimax(*, max_epochs: float) -> Sampler:
-  """Equal shares of tokens, no language more than `max_epochs` times.
-
-  Source: Chung et al. 2023 (UniMax), Algorithm 1, over tokens.
-  """
-  return functools.partial(
-    _by_rates,
-    lambda counts: dict.fromkeys(counts, 1.0),
-    _checked_cap(max_epochs),
-  )
-
-
-def by_shares(
-  *, shares: Mapping[str, float], max_epochs: float | None
-) -> Sampler:
-  """Shares of tokens as given, code -> share; they sum to 1."""
-  rates_lib.check_shares(shares)
-
-  def rates(counts):
-    if counts.keys() != shares.keys():
-      raise ValueError(
-        f"shares are of {sorted(shares)}, the mixture has {sorted(counts)}; "
-        "give a share to every language, or leave the language out"
-      )
-    return shares
-
-  return functools.partial(_by_rates, rates, _checked_cap(max_epochs))
-
-
-def _checked_cap(max_epochs: float | None) -> float:
-  if max_epochs is None:
-    return math.inf
-  if not max_epochs > 0:
-    raise ValueError(f"max_epochs {max_epochs} must be above 0, or None")
-  return max_epochs
-
-
-def _temperature_rates(counts, *, temperature, unit):
-  lacking = [code for code, of in counts.items() if unit not in of]
-  if lacking:
-    raise ValueError(
-      f"the token counts have no {unit} of {lacking[0]}; delete token_counts.json "
-      "and run train_tokenizer again, which counts them"
-    )
-  return rates_lib.temperature_rates(
-    {code: of[unit] for code, of in counts.items()}, temperature=temperature
-  )
-
-
-def _by_rates(rates_of, max_epochs, counts, num_tokens):
-  amounts = rates_lib.capped_amounts(
-    rates_of(counts),
-    {code: max_epochs * of["tokens"] for code, of in counts.items()},
-    budget=num_tokens,
-  )
-  return amounts, max_epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +39,7 @@ class PlanRow:
 def mixture_plan(
   token_counts: Mapping,
   *,
-  sampler: Sampler,
+  sampler: samplers.Sampler,
   num_tokens: int,
   languages: Sequence[str],
 ) -> list[PlanRow]:
@@ -138,7 +47,7 @@ def mixture_plan(
 
   Args:
     token_counts: `mlm.tokenizers.count.read_token_counts`.
-    sampler: `by_temperature`, `by_unimax` or `by_shares`.
+    sampler: of `mlm.languages.samplers`.
     num_tokens: tokens of the whole run, > 0: steps x batch x length.
     languages: codes to mix, each with train data.
 
@@ -157,7 +66,7 @@ def mixture_plan(
   empty = sorted(code for code, of in train.items() if not of.get("tokens"))
   if empty or not train:
     raise ValueError(f"languages without train tokens: {empty}; leave them out")
-  amounts, max_epochs = sampler(train, num_tokens)
+  amounts, max_epochs = sampler(train, "tokens", num_tokens)
   total = math.fsum(amounts.values())
   if total < num_tokens * (1 - 1e-9):
     raise ValueError(

@@ -7,7 +7,7 @@ from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.data import indexed, objectives, sampling, task_names, token_stream
 from mlm.data import schedule as schedule_lib
 from mlm.jobs import training_run
-from mlm.languages import registry
+from mlm.languages import registry, samplers
 from mlm.models import counting, decoder
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
@@ -31,7 +31,7 @@ def pretrain(
   batch_size: int,
   sequence_length: int,
   num_steps: int,
-  sampler: sampling.Sampler,
+  sampler: samplers.Sampler,
   z_loss: float,
   seed: int,
   checkpoint_period: int,
@@ -49,7 +49,7 @@ def pretrain(
     batch_size: rows a step, over all devices.
     sequence_length: tokens a row.
     num_steps: updates.
-    sampler: of `mlm.data.sampling`, how much of each language.
+    sampler: of `mlm.languages.samplers`, how much of each language.
     z_loss: weight of the squared log-normalizer.
     seed: of params, data order and steps.
     checkpoint_period: steps between checkpoints.

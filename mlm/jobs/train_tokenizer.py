@@ -1,6 +1,7 @@
 """Job: a tokenizer for the languages of a corpus, and its token counts."""
 
-from mlm.tokenizers import budget, count, train
+from mlm.languages import samplers
+from mlm.tokenizers import balance, budget, count, train
 
 
 def train_tokenizer(
@@ -8,24 +9,25 @@ def train_tokenizer(
   corpus: str,
   output: str,
   vocab_size: int,
-  temperature: float,
+  sampler: samplers.Sampler,
   budget_characters: int,
   character_coverage: float,
-  budgeted: budget.Budgeted | None,
+  division: budget.Budgeted | balance.Balanced | None,
   seed: int,
   num_threads: int,
 ) -> None:
-  """Trains a SentencePiece tokenizer on a temperature-sampled budget.
+  """Trains a SentencePiece tokenizer on a sampled budget of text.
 
   Args:
     corpus: finished corpus directory.
     output: tokenizer directory.
     vocab_size: pieces, special and byte pieces included.
-    temperature: T of p ∝ n^(1/T) over characters.
+    sampler: of `mlm.languages.samplers`, how much of each language.
     budget_characters: characters to train on in all.
     character_coverage: share of characters that get pieces of their own.
-    budgeted: `budget.Budgeted` divides the vocabulary over clusters of
-      languages (XLM-V); None trains one model on all text.
+    division: `budget.Budgeted` divides the vocabulary over clusters of
+      languages (XLM-V), `balance.Balanced` evens out premiums; None trains one
+      model on the sampled text.
     seed: of the sample.
     num_threads: of the trainer.
   """
@@ -33,10 +35,10 @@ def train_tokenizer(
     corpus=corpus,
     output=output,
     vocab_size=vocab_size,
-    temperature=temperature,
+    sampler=sampler,
     budget_characters=budget_characters,
     character_coverage=character_coverage,
-    budgeted=budgeted,
+    division=division,
     seed=seed,
     num_threads=num_threads,
   )

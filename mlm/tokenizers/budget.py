@@ -30,8 +30,8 @@ from sentencepiece import sentencepiece_model_pb2
 from mlm.tokenizers import special
 
 Lines = Callable[[], Iterator[str]]
-# (lines, pieces wanted) -> serialized SentencePiece model.
-TrainModel = Callable[[Iterator[str], int], bytes]
+# (languages, pieces wanted) -> serialized SentencePiece model of their lines.
+TrainModel = Callable[[Sequence[str], int], bytes]
 
 _NORMAL = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL
 _NUM_FIXED = special.FIRST_BYTE_ID + 256
@@ -251,7 +251,7 @@ def train_budgeted(
     raise ValueError(f"steps {steps} must rise from 1 or more")
   alps, pieces = {}, {}
   for code in tqdm.tqdm(sorted(lines), desc="languages", unit="language"):
-    model = train_model(lines[code](), _NUM_FIXED + method.language_pieces)
+    model = train_model([code], _NUM_FIXED + method.language_pieces)
     pieces[code] = _pieces(model)
     num_longer = sum(len(piece) > 1 for piece in pieces[code])
     alps[code] = [
@@ -273,7 +273,7 @@ def train_budgeted(
     sizes = [sum(capacity[code] for code in group) for group in groups]
     models = [
       train_model(
-        (line for code in group for line in lines[code]()),
+        group,
         _NUM_FIXED + size + len(set().union(*(alphabets[c] for c in group))),
       )
       for group, size in zip(tqdm.tqdm(groups, desc="clusters"), sizes)

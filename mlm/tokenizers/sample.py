@@ -1,6 +1,6 @@
 """The text a tokenizer is trained on: a character budget for each language.
 
-Documents stream by once. Paragraphs become lines no longer than
+Documents stream by, and again where a budget is more than there is. Paragraphs become lines no longer than
 SentencePiece's limit, which is in bytes and therefore three times shorter, in
 characters, for Thai or Hindi than for English; whatever is split or dropped is
 counted for each language.
@@ -11,7 +11,7 @@ import dataclasses
 import random
 from collections.abc import Iterator, Mapping
 
-from mlm.languages import rates as rates_lib
+from mlm.languages import samplers
 from mlm.text import documents
 
 MAX_LINE_BYTES = 4192  # SentencePiece's default max_sentence_length
@@ -27,7 +27,7 @@ class LanguageSample:
 
   Attributes:
     available: characters in the train split.
-    budget: characters to take, at most `available`: nothing is repeated.
+    budget: characters to take; above `available` the text is repeated.
     taken: characters of the documents that were taken, line breaks included.
     documents: number of documents taken.
     lines: number of lines handed to the trainer.
@@ -47,16 +47,15 @@ class LanguageSample:
 
 
 def plan_sample(
-  counts: Mapping, *, temperature: float, budget_characters: int
+  counts: Mapping, *, sampler: samplers.Sampler, budget_characters: int
 ) -> dict[str, LanguageSample]:
   """Divides a budget in characters over the languages of a corpus.
 
-  A language smaller than its share gives all it has, once; the rest of its
-  share is not given to others.
+  Where caps leave less than the budget, all that they leave is taken.
 
   Args:
     counts: `documents.read_counts`; languages without train text are left out.
-    temperature: T of `mlm.languages.rates`, over characters.
+    sampler: of `mlm.languages.samplers`.
     budget_characters: characters to draw in total, > 0.
 
   Raises:
@@ -64,17 +63,17 @@ def plan_sample(
   """
   if budget_characters < 1:
     raise ValueError(f"budget_characters {budget_characters} must be positive")
-  available = {}
-  for code, splits in sorted(counts["languages"].items()):
-    characters = splits.get("train", {}).get("characters", 0)
-    if characters:
-      available[code] = characters
-  rates = rates_lib.temperature_rates(available, temperature=temperature)
+  available = {
+    code: splits["train"]
+    for code, splits in sorted(counts["languages"].items())
+    if splits.get("train", {}).get("characters")
+  }
+  amounts, _ = sampler(available, "characters", budget_characters)
   return {
     code: LanguageSample(
-      available=n, budget=min(n, max(1, round(rates[code] * budget_characters)))
+      available=of["characters"], budget=max(1, round(amounts[code]))
     )
-    for code, n in available.items()
+    for code, of in available.items()
   }
 
 
@@ -109,9 +108,10 @@ def sample_lines(
 ) -> Iterator[str]:
   """Yields the training lines, filling in the plan's counts as it goes.
 
-  Documents are drawn by selection sampling with characters as weights (Knuth,
-  The Art of Computer Programming 2, section 3.4.2, Algorithm S): one pass, no
-  document twice, and the sum lands within about a document of the budget.
+  Whole passes over a language first, then documents drawn by selection sampling
+  with characters as weights (Knuth, The Art of Computer Programming 2, section
+  3.4.2, Algorithm S): no document twice in a pass, and the sum lands within
+  about a document of the budget.
 
   Args:
     corpus: directory of the document shards.
@@ -123,22 +123,27 @@ def sample_lines(
   """
   for code, language in plan.items():
     draw = random.Random(f"{seed} {code}")
-    seen = 0
-    for document in documents.read_documents(corpus, code, "train"):
-      left = language.available - seen
-      wanted = language.budget - language.taken
-      seen += len(document.text)
-      if draw.random() * left >= wanted:
-        continue
-      language.taken += len(document.text)
-      language.documents += 1
-      yield from _lines(document.text, language)
-    if seen != language.available:
-      raise ValueError(
-        f"{code}: the shards hold {seen} characters, counts.json says "
-        f"{language.available}; the corpus changed after it was counted, make "
-        "it again"
+    passes = -(-language.budget // language.available)
+    for number in range(passes):
+      wanted_of_pass = min(
+        language.available, language.budget - number * language.available
       )
+      before, seen = language.taken, 0
+      for document in documents.read_documents(corpus, code, "train"):
+        left = language.available - seen
+        wanted = before + wanted_of_pass - language.taken
+        seen += len(document.text)
+        if draw.random() * left >= wanted:
+          continue
+        language.taken += len(document.text)
+        language.documents += 1
+        yield from _lines(document.text, language)
+      if seen != language.available:
+        raise ValueError(
+          f"{code}: the shards hold {seen} characters, counts.json says "
+          f"{language.available}; the corpus changed after it was counted, "
+          "make it again"
+        )
 
 
 def _lines(text: str, language: LanguageSample) -> Iterator[str]:

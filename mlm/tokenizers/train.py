@@ -14,14 +14,18 @@ import itertools
 import json
 import logging
 import os
+import shutil
 
 import sentencepiece
 
+from mlm.languages import samplers
 from mlm.text import documents
-from mlm.tokenizers import budget, load, sample, special
+from mlm.tokenizers import balance, budget, fairness, load, sample, special
 
 # Documents a language for the check on validation text.
 NUM_VALIDATION_DOCUMENTS = 1000
+
+_PARTS = "parts"
 
 # From here on SentencePiece needs 64-bit suffix-array indices (2^31 with room).
 EXTREMELY_LARGE_CHARACTERS = 2**30
@@ -32,10 +36,10 @@ def train_tokenizer(
   corpus: str,
   output: str,
   vocab_size: int,
-  temperature: float,
+  sampler: samplers.Sampler,
   budget_characters: int,
   character_coverage: float,
-  budgeted: budget.Budgeted | None,
+  division: budget.Budgeted | balance.Balanced | None,
   seed: int,
   num_threads: int,
 ) -> dict:
@@ -49,18 +53,21 @@ def train_tokenizer(
     output: tokenizer directory to make.
     vocab_size: pieces wanted, specials and 256 bytes included. Less text than
       that supports gives fewer: the card's "vocab_size" is the number reached.
-    temperature: T of `mlm.languages.rates` over characters.
-    budget_characters: characters of training text in all languages together.
+    sampler: of `mlm.languages.samplers`, over characters.
+    budget_characters: characters of training text in all languages together;
+      the trainer holds them in memory, however large the corpus.
     character_coverage: share of character occurrences in the pooled sample that
       get a piece of their own; the rest is written in bytes.
-    budgeted: divides the vocabulary over clusters of languages; None trains one
-      model on all text.
+    division: None trains one model on the sampled text. Budgeted divides the
+      vocabulary over clusters of languages, Balanced changes the shares of text
+      until languages cost about the same. Both train many models, and go on
+      from those that are there when they were killed.
     seed: of the draw of documents.
     num_threads: does not change the result.
 
   Returns:
-    The card: "settings"; "budget" (capacities and clusters, None without);
-    "vocab_size", "model_sha256",
+    The card: "settings"; "division" (capacities and clusters, or the rounds;
+    None without); "vocab_size", "model_sha256",
     "sentencepiece_version"; "sample" {code: counts of what was taken, split and
     dropped}; "validation" {code: see `check_language`}.
 
@@ -70,14 +77,15 @@ def train_tokenizer(
       alphabet, or `output` holds a tokenizer with other settings.
   """
   counts = documents.read_counts(corpus)
+  plan = sample.plan_sample(
+    counts, sampler=sampler, budget_characters=budget_characters
+  )
   settings = {
     "corpus_counts_sha256": counts_sha256(counts),
     "vocab_size": vocab_size,
-    "temperature": temperature,
-    "budget_characters": budget_characters,
+    "characters": {code: of.budget for code, of in plan.items()},
     "character_coverage": character_coverage,
-    "budgeted": budgeted
-    and {**dataclasses.asdict(budgeted), "steps": list(budgeted.steps)},
+    "division": division and json.loads(json.dumps(_described(division))),
     "seed": seed,
     "model_type": "unigram",
     "byte_fallback": True,
@@ -105,10 +113,10 @@ def train_tokenizer(
       f"vocab_size {vocab_size} leaves no room beside {smallest - 1} special "
       f"and byte pieces; choose {smallest} or more"
     )
-  plan = sample.plan_sample(
-    counts, temperature=temperature, budget_characters=budget_characters
+  parts = os.path.join(output, _PARTS)
+  model, plan, divided = _train(
+    corpus, plan, settings, division, num_threads, parts
   )
-  model, division = _train(corpus, plan, settings, budgeted, num_threads)
   processor = sentencepiece.SentencePieceProcessor(model_proto=model)
   load.check_special_pieces(processor, "the trained model")
   reached = processor.get_piece_size()
@@ -122,7 +130,7 @@ def train_tokenizer(
     )
   card = {
     "settings": settings,
-    "budget": division,
+    "division": divided,
     "vocab_size": reached,
     "model_sha256": hashlib.sha256(model).hexdigest(),
     "sentencepiece_version": sentencepiece.__version__,
@@ -140,6 +148,7 @@ def train_tokenizer(
     },
   }
   _write(output, model, card)
+  shutil.rmtree(parts, ignore_errors=True)
   return card
 
 
@@ -189,32 +198,92 @@ def check_language(processor, docs) -> dict:
   }
 
 
-def _train(corpus, plan, settings, budgeted, num_threads):
-  """(model, capacities and clusters or None); fills in the plan's counts."""
-  train_model = functools.partial(
-    _train_model,
-    settings=settings,
-    num_threads=num_threads,
-    characters=sum(s.budget for s in plan.values()),
-  )
-  if budgeted is None:
-    lines = sample.sample_lines(corpus, plan, seed=settings["seed"])
-    return train_model(lines, settings["vocab_size"]), None
+def _described(division) -> dict:
+  """A division with the hash of what it reads."""
+  described = {
+    "method": type(division).__name__,
+    **dataclasses.asdict(division),
+  }
+  if isinstance(division, balance.Balanced):
+    texts = fairness.read_parallel(division.parallel)
+    data = json.dumps(texts, sort_keys=True).encode()
+    described["parallel"] = hashlib.sha256(data).hexdigest()
+  return described
+
+
+def _remembered(train_model, directory: str):
+  """The function, with its models kept in files: a killed run finds them."""
+
+  def remembered(amounts, vocab_size):
+    key = json.dumps([sorted(amounts.items()), vocab_size]).encode()
+    name = f"{hashlib.sha256(key).hexdigest()}.model"
+    path = os.path.join(directory, name)
+    if not os.path.exists(path):
+      os.makedirs(directory, exist_ok=True)
+      model, _ = train_model(amounts, vocab_size)
+      with open(f"{path}.partial", "wb") as f:
+        f.write(model)
+      os.replace(f"{path}.partial", path)
+    with open(path, "rb") as f:
+      return f.read()
+
+  return remembered
+
+
+def _train(corpus, plan, settings, division, num_threads, parts):
+  """(model, sample, what the division came to or None)."""
+  amounts, vocab_size = settings["characters"], settings["vocab_size"]
+
+  def sampled(amounts):
+    chosen = {
+      code: sample.LanguageSample(available=plan[code].available, budget=n)
+      for code, n in amounts.items()
+    }
+    return sample.sample_lines(corpus, chosen, seed=settings["seed"]), chosen
+
+  def train_model(amounts, vocab_size):
+    lines, chosen = sampled(amounts)
+    model = _train_model(
+      lines,
+      vocab_size,
+      settings=settings,
+      num_threads=num_threads,
+      characters=sum(amounts.values()),
+    )
+    return model, chosen
+
+  # Models of other settings may lie there from a run that was given up.
+  settings_sha256 = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+  remembered = _remembered(train_model, os.path.join(parts, settings_sha256))
+  if isinstance(division, balance.Balanced):
+    texts: dict[str, list] = {}
+    for label, lines in fairness.read_parallel(division.parallel).items():
+      if language := fairness.language_of(label):
+        texts.setdefault(language.code, []).append(lines)
+    amounts, rounds = balance.balanced_amounts(
+      amounts,
+      texts,
+      method=division,
+      train_model=lambda amounts: remembered(amounts, vocab_size),
+    )
+    return *train_model(amounts, vocab_size), {"rounds": rounds}
+  if division is None:
+    return *train_model(amounts, vocab_size), None
 
   def lines_of(code):
-    # Every pass counts from nothing; the draw is the same.
-    plan[code] = sample.LanguageSample(
-      available=plan[code].available, budget=plan[code].budget
-    )
-    one = {code: plan[code]}
-    return sample.sample_lines(corpus, one, seed=settings["seed"])
+    lines, chosen = sampled({code: amounts[code]})
+    plan.update(chosen)  # the last pass over all text fills it
+    return lines
 
-  return budget.train_budgeted(
+  model, divided = budget.train_budgeted(
     {code: functools.partial(lines_of, code) for code in plan},
-    vocab_size=settings["vocab_size"],
-    method=budgeted,
-    train_model=train_model,
+    vocab_size=vocab_size,
+    method=division,
+    train_model=lambda codes, size: remembered(
+      {code: amounts[code] for code in codes}, size
+    ),
   )
+  return model, plan, divided
 
 
 def _train_model(

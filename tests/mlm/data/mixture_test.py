@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mlm.data import loader, mixtures, sampling, tasks
-from mlm.languages import registry
+from mlm.languages import registry, samplers
 from mlm.text import documents
 from mlm.tokenizers import count, load, special, train, vocabularies
 
@@ -80,10 +80,12 @@ def _train(corpus, output, vocab_size=480):
     corpus=corpus,
     output=str(output),
     vocab_size=vocab_size,
-    temperature=2.0,
+    sampler=samplers.by_temperature(
+      temperature=2.0, unit="characters", max_epochs=1
+    ),
     budget_characters=40_000,
     character_coverage=1.0,
-    budgeted=None,
+    division=None,
     seed=0,
     num_threads=1,
   )
@@ -108,7 +110,7 @@ def mixture(corpus, tokenizer):
   counts = count.read_token_counts(tokenizer)
   plan = sampling.mixture_plan(
     counts,
-    sampler=sampling.by_temperature(
+    sampler=samplers.by_temperature(
       temperature=2.0, unit="tokens", max_epochs=None
     ),
     num_tokens=100_000,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlm.data import sampling
-from mlm.languages import registry
+from mlm.languages import registry, samplers
 
 COUNTS = {
   code: {
@@ -34,9 +34,9 @@ def _plan(sampler, num_tokens, codes=CODES):
 def test_temperature_over_each_unit():
   by = {
     unit: _plan(
-      sampling.by_temperature(temperature=1.0, unit=unit, max_epochs=None), 1000
+      samplers.by_temperature(temperature=1.0, unit=unit, max_epochs=None), 1000
     )
-    for unit in sampling.UNITS
+    for unit in samplers.UNITS
   }
   assert by["documents"]["tha_Thai"].rate == pytest.approx(0.01)
   for unit in ("tokens", "characters", "bytes"):
@@ -45,7 +45,7 @@ def test_temperature_over_each_unit():
 
 def test_caps_hold_and_the_rest_goes_to_the_others():
   plan = _plan(
-    sampling.by_temperature(temperature=1e9, unit="tokens", max_epochs=2),
+    samplers.by_temperature(temperature=1e9, unit="tokens", max_epochs=2),
     60_000,
   )
   assert plan["tha_Thai"].expected_epochs == pytest.approx(2)
@@ -55,12 +55,12 @@ def test_caps_hold_and_the_rest_goes_to_the_others():
 
 
 def test_unimax_and_shares():
-  plan = _plan(sampling.by_unimax(max_epochs=1), 9_000)
+  plan = _plan(samplers.by_unimax(max_epochs=1), 9_000)
   assert [plan[c].expected_tokens for c in CODES] == pytest.approx(
     [4_000, 4_000, 1_000]
   )
   shares = dict(zip(CODES, (0.5, 0.3, 0.2)))
-  plan = _plan(sampling.by_shares(shares=shares, max_epochs=None), 9_000)
+  plan = _plan(samplers.by_shares(shares=shares, max_epochs=None), 9_000)
   assert {c: row.rate for c, row in plan.items()} == pytest.approx(shares)
 
 
@@ -68,30 +68,30 @@ def test_unimax_and_shares():
   "make, told",
   [
     (
-      lambda: _plan(sampling.by_unimax(max_epochs=1), 200_000),
+      lambda: _plan(samplers.by_unimax(max_epochs=1), 200_000),
       "shortfall of 89,000",
     ),
     (
-      lambda: _plan(sampling.by_unimax(max_epochs=1), 10, [*CODES, "zul_Latn"]),
+      lambda: _plan(samplers.by_unimax(max_epochs=1), 10, [*CODES, "zul_Latn"]),
       r"without train tokens: \['zul_Latn'\]",
     ),
-    (lambda: _plan(sampling.by_unimax(max_epochs=1), 0), "num_tokens 0"),
-    (lambda: sampling.by_unimax(max_epochs=-1), "max_epochs -1"),
+    (lambda: _plan(samplers.by_unimax(max_epochs=1), 0), "num_tokens 0"),
+    (lambda: samplers.by_unimax(max_epochs=-1), "max_epochs -1"),
     (
-      lambda: sampling.by_temperature(
+      lambda: samplers.by_temperature(
         temperature=1.0, unit="words", max_epochs=None
       ),
       "unknown unit 'words'",
     ),
     (
-      lambda: sampling.by_shares(
+      lambda: samplers.by_shares(
         shares={"eng_Latn": 1.2, "rus_Cyrl": -0.2}, max_epochs=None
       ),
       "'rus_Cyrl': -0.2",
     ),
     (
       lambda: _plan(
-        sampling.by_shares(shares={"eng_Latn": 1.0}, max_epochs=None), 10
+        samplers.by_shares(shares={"eng_Latn": 1.0}, max_epochs=None), 10
       ),
       "give a share to every language",
     ),

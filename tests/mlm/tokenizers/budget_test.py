@@ -31,7 +31,7 @@ SETTINGS = {
   "max_sentencepiece_length": 16,
   "max_line_bytes": 4192,
 }
-TRAIN = functools.partial(
+_TRAIN_LINES = functools.partial(
   train._train_model, settings=SETTINGS, num_threads=1, characters=0
 )
 
@@ -45,6 +45,11 @@ def _lines(code):
 LINES = {
   code: functools.partial(lambda c: iter(_lines(c)), code) for code in SYLLABLES
 }
+
+
+def TRAIN(codes, vocab_size):
+  lines = (line for code in codes for line in LINES[code]())
+  return _TRAIN_LINES(lines, vocab_size)
 
 
 def test_capacity_goes_where_the_gain_a_piece_is_largest():
@@ -68,16 +73,14 @@ def test_a_bend_does_not_hide_a_later_gain():
 
 def test_alp_by_hand():
   """Four pieces, three of one kind: 3 ln ¾ + ln ¼ over two lines."""
-  model = budget.with_pieces(
-    TRAIN(iter(_lines("a")), 300), {"▁": -1.0, "x": -2.0}
-  )
+  model = budget.with_pieces(TRAIN(["a"], 300), {"▁": -1.0, "x": -2.0})
   assert budget.average_log_probability(model, iter(["x", "x"])) == (
     pytest.approx((2 * math.log(0.5) + 2 * math.log(0.5)) / 2)
   )
 
 
 def test_languages_that_share_pieces_are_a_cluster():
-  models = {code: TRAIN(lines(), 400) for code, lines in LINES.items()}
+  models = {code: TRAIN([code], 400) for code in LINES}
   vocabularies = {c: budget._pieces(model) for c, model in models.items()}
   found = budget.clusters(vocabularies, num_clusters=3, seed=0)
   assert found == [["a", "b"], ["c", "d"], ["e", "f"]]
@@ -86,7 +89,7 @@ def test_languages_that_share_pieces_are_a_cluster():
 
 
 def test_cut_models_keep_characters_and_the_likeliest():
-  pieces = budget._pieces(TRAIN(iter(_lines("a")), 400))
+  pieces = budget._pieces(TRAIN(["a"], 400))
   cut = budget._likeliest(pieces, 40)
   characters = {p for p in pieces if len(p) == 1}
   assert characters <= cut.keys() and len(cut) == len(characters) + 40
