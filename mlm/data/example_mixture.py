@@ -45,7 +45,14 @@ def by_sources(
 
 
 def _by_sources(shares, rule, cache, cached):
-  del cache
+  sources = {source for source, _ in cached.values()}
+  missing = sorted(shares.keys() - sources)
+  if missing:
+    raise ValueError(
+      f"{cache!r} has examples of the sources {sorted(sources)}, not of "
+      f"{missing}; cache them, or write percentages of those that you have, 100 "
+      "in all"
+    )
   num = collections.defaultdict(dict)
   for task, (source, examples) in cached.items():
     if source in shares:

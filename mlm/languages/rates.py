@@ -120,11 +120,9 @@ def nested_rates(
       and write the shares that you mean.
   """
   if shares.keys() != num.keys():
-    lacking = sorted(shares.keys() - num.keys())
     raise ValueError(
       f"shares are of {sorted(shares)}, data of {sorted(num)}; they must be the "
-      f"same sources. No data of {lacking}: leave them out and write what the "
-      "others get"
+      "same sources"
     )
   check_shares(shares)
   temperature = {"uniform": math.inf, "proportional": 1.0}.get(rule, rule)

@@ -95,7 +95,7 @@ def test_weightings_give_the_published_epochs(monkeypatch, weighting, a_row):
 
 def test_a_source_that_is_not_there_is_named(monkeypatch):
   cached = _cached(["aya_dataset", "aya_translations"])
-  with pytest.raises(ValueError, match=r"No data of \['aya_templates', .*xp3x"):
+  with pytest.raises(ValueError, match=r"not of \['aya_templates', .*'xp3x'\]"):
     _sampler(monkeypatch, "human")("", cached)
   name = "example_mixture.by_sources.percentages"
   mine = _sampler(
