@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,10 +16,11 @@ from mlm.languages import rates as rates_lib
 UNITS = ("tokens", "documents", "characters", "bytes")
 _DRIFT_STANDARD_ERRORS = 4.0
 
-# (code -> {unit: amount in the train split}, tokens of the run) -> (code ->
-# tokens to draw, largest number of epochs or infinity).
+# (code -> {unit: amount in the train split}, tokens to draw, code -> tokens drawn
+# before) -> (code -> tokens to draw, largest number of epochs or infinity).
 Sampler = Callable[
-  [Mapping[str, Mapping[str, int]], float], tuple[dict[str, float], float]
+  [Mapping[str, Mapping[str, int]], float, Mapping[str, float]],
+  tuple[dict[str, float], float],
 ]
 
 
@@ -97,10 +97,14 @@ def _temperature_rates(counts, *, temperature, unit):
   )
 
 
-def _by_rates(rates_of, max_epochs, counts, num_tokens):
+def _by_rates(rates_of, max_epochs, counts, num_tokens, drawn):
+  # A language at its cap keeps one token: a schedule has no rate of 0.
   amounts = rates_lib.capped_amounts(
     rates_of(counts),
-    {code: max_epochs * of["tokens"] for code, of in counts.items()},
+    {
+      code: max(1.0, max_epochs * of["tokens"] - drawn[code])
+      for code, of in counts.items()
+    },
     budget=num_tokens,
   )
   return amounts, max_epochs
@@ -133,14 +137,17 @@ def mixture_plan(
   sampler: Sampler,
   num_tokens: int,
   languages: Sequence[str],
+  drawn: Mapping[str, float] | None = None,
 ) -> list[PlanRow]:
-  """Plans a run: how many tokens of each of the chosen languages it draws.
+  """Plans one phase: how many tokens of each of the chosen languages it draws.
 
   Args:
     token_counts: `mlm.tokenizers.count.read_token_counts`.
     sampler: `by_temperature`, `by_unimax` or `by_shares`.
-    num_tokens: tokens of the whole run, > 0: steps x batch x length.
+    num_tokens: tokens to draw, > 0: steps x batch x length.
     languages: codes to mix, each with train data.
+    drawn: code -> tokens drawn by earlier phases, which count against caps;
+      None for none.
 
   Returns:
     Rows with the largest corpus first; rates sum to 1.
@@ -157,13 +164,16 @@ def mixture_plan(
   empty = sorted(code for code, of in train.items() if not of.get("tokens"))
   if empty or not train:
     raise ValueError(f"languages without train tokens: {empty}; leave them out")
-  amounts, max_epochs = sampler(train, num_tokens)
+  amounts, max_epochs = sampler(
+    train, num_tokens, drawn or dict.fromkeys(train, 0.0)
+  )
   total = math.fsum(amounts.values())
   if total < num_tokens * (1 - 1e-9):
     raise ValueError(
-      f"the run wants {num_tokens:,} tokens, but at most {max_epochs:g} epochs of "
-      f"{len(train)} languages are {total:,.0f}: a shortfall of "
-      f"{num_tokens - total:,.0f}. Raise max_epochs, shorten the run, or add text"
+      f"the run wants {num_tokens:,} tokens, but what is left of at most "
+      f"{max_epochs:g} epochs of {len(train)} languages is {total:,.0f}: a "
+      f"shortfall of {num_tokens - total:,.0f}. Raise max_epochs, shorten the "
+      "run, or add text"
     )
   rows = [
     PlanRow(
@@ -180,7 +190,10 @@ def mixture_plan(
 
 
 def drifts(
-  rows: Sequence[PlanRow], observed: Mapping[str, int], *, sequence_length: int
+  planned: Mapping[str, float],
+  observed: Mapping[str, int],
+  *,
+  sequence_length: int,
 ) -> dict[str, tuple[float, float]]:
   """Languages whose observed share of tokens is not the planned one.
 
@@ -188,7 +201,7 @@ def drifts(
   rows.
 
   Args:
-    rows: the plan.
+    planned: code -> share of tokens.
     observed: code -> tokens seen in training.
     sequence_length: tokens a row.
 
@@ -197,7 +210,6 @@ def drifts(
   """
   total = sum(observed.values())
   draws = max(1, total // sequence_length)
-  planned = {row.language: row.rate for row in rows}
   result = {}
   for code in sorted(planned.keys() | observed.keys()):
     rate, share = planned.get(code, 0.0), observed.get(code, 0) / max(total, 1)
@@ -210,7 +222,7 @@ def drifts(
 
 def audited(
   batches: Iterator[dict[str, np.ndarray]],
-  rows: Sequence[PlanRow],
+  planned: Callable[[int], Mapping[str, float]],
   *,
   period: int,
   warn: Callable[[str], Any],
@@ -219,7 +231,7 @@ def audited(
 
   Args:
     batches: with "decoder_language_ids" and "decoder_segment_ids" [B, T].
-    rows: the plan.
+    planned: number of batches -> code -> share of their tokens.
     period: batches between checks.
     warn: given a line of text.
   """
@@ -232,58 +244,68 @@ def audited(
         observed[codes[index]] += int(count)
     if number % period == 0:
       length = batch["decoder_language_ids"].shape[1]
-      found = drifts(rows, observed, sequence_length=length)
+      found = drifts(planned(number), observed, sequence_length=length)
       for code in found.keys() - told:
-        planned, share = found[code]
+        wanted, share = found[code]
         warn(
           f"{code} has {share:.3%} of the tokens of {number} batches, planned "
-          f"were {planned:.3%}"
+          f"were {wanted:.3%}"
         )
       told |= found.keys()
     yield batch
 
 
-def write_plan(rows: Sequence[PlanRow], path: str) -> None:
-  """Writes a plan as JSON, whole or not at all."""
-  partial = f"{path}.partial"
-  with open(partial, "w", encoding="utf-8") as f:
-    json.dump([dataclasses.asdict(row) for row in rows], f, indent=1)
-  os.replace(partial, path)
-
-
 def read_plan(path: str) -> list[PlanRow]:
-  """Reads what `write_plan` wrote."""
+  """Rows over the whole run, of what `phases.write_plan` wrote."""
   with open(path, encoding="utf-8") as f:
-    return [PlanRow(**row) for row in json.load(f)]
+    return [PlanRow(**row) for row in json.load(f)["rows"]]
 
 
-def format_plan(rows: Sequence[PlanRow]) -> str:
+def format_plan(
+  rows: Sequence[PlanRow],
+  *,
+  shares: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
   """The table printed before training: per language, then per Joshi class.
 
   A group's epochs are its expected tokens over its tokens. Source of the
   classes: Joshi et al. 2020.
+
+  Args:
+    rows: of the plan.
+    shares: name of a further column -> code -> value in [0, 1]; a group's is
+      the mean by rate.
   """
+  shares = shares or {}
   by_language = {row.language: row for row in rows}
   classes = groups.members(by_language, "joshi_class")
-  lines = [_line("language", "documents", "tokens", "rate", "epochs")]
-  lines += [_format_rows(row.language, [row]) for row in rows]
-  lines += ["", _line("Joshi class", "documents", "tokens", "rate", "epochs")]
+  named = ("documents", "tokens", "rate", "epochs", *shares)
+  lines = [_line("language", *named)]
+  lines += [_format_rows(row.language, [row], shares) for row in rows]
+  lines += ["", _line("Joshi class", *named)]
   lines += [
-    _format_rows(f"{name} ({len(codes)})", [by_language[c] for c in codes])
+    _format_rows(
+      f"{name} ({len(codes)})", [by_language[c] for c in codes], shares
+    )
     for name, codes in classes.items()
   ]
-  lines.append(_format_rows(f"all ({len(rows)})", rows))
+  lines.append(_format_rows(f"all ({len(rows)})", rows, shares))
   return "\n".join(lines)
 
 
-def _format_rows(name: str, rows: Sequence[PlanRow]) -> str:
+def _format_rows(name, rows: Sequence[PlanRow], shares) -> str:
   tokens = sum(row.tokens for row in rows)
+  rate = math.fsum(row.rate for row in rows)
   return _line(
     name,
     f"{sum(row.documents for row in rows):,}",
     f"{tokens:,}",
-    f"{sum(row.rate for row in rows):.4%}",
+    f"{rate:.4%}",
     f"{sum(row.expected_tokens for row in rows) / tokens:.3g}",
+    *(
+      f"{sum(row.rate * of[row.language] for row in rows) / rate:.2%}"
+      for of in shares.values()
+    ),
   )
 
 

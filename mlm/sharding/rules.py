@@ -75,6 +75,22 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+  """Rows of a batch that the devices of this process hold, in order.
+
+  Processes that share rows (a tensor axis across hosts) each have them; rows of
+  one process need not follow each other.
+
+  Raises:
+    ValueError: if the mesh does not divide the batch.
+  """
+  check_batch(batch_size, mesh)
+  slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  return sorted(
+    {row for (part,) in slices.values() for row in range(batch_size)[part]}
+  )
+
+
 def _is_axes(node: Any) -> bool:
   return isinstance(node, tuple)
 
