@@ -151,7 +151,9 @@ def _free_port():
     return s.getsockname()[1]
 
 
-@pytest.mark.parametrize("axis", ["data", "tensor"])
+@pytest.mark.parametrize(
+  "axis", ["data", pytest.param("tensor", marks=pytest.mark.slow)]
+)
 def test_two_processes_train_as_one(data, uninterrupted, tmp_path, axis):
   """On the data axis each makes half the rows, on the tensor axis all.
 
@@ -175,7 +177,11 @@ def test_two_processes_train_as_one(data, uninterrupted, tmp_path, axis):
     )
     for number in range(2)
   ]
-  told = [process.communicate(timeout=300)[0] for process in processes]
+  try:
+    told = [process.communicate(timeout=300)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
   for process, output in zip(processes, told):
     assert process.returncode == 0, output
   losses, expected = _losses(tmp_path), uninterrupted[1]
