@@ -67,6 +67,8 @@ def run(
   checkpoint_period: int,
   log_period: int,
   metadata: dict,
+  changing: dict | None = None,
+  place: Callable | None = None,
 ) -> train_state.TrainState:
   """Restores or creates the state and runs `mlm.training.loop.train`.
 
@@ -84,11 +86,13 @@ def run(
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
     metadata: what must not change over the life of the run.
+    changing: of `mlm.checkpoints.manager.Checkpointer`.
+    place: of `mlm.training.step`; None where the source gives whole batches.
   """
   abstract = train_state.abstract(init=init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, logical_axes, abstract)
   checkpointer = manager.Checkpointer(
-    checkpoints_of(output), keep=_KEEP, metadata=metadata
+    checkpoints_of(output), keep=_KEEP, metadata=metadata, changing=changing
   )
   try:
     if checkpointer.latest_step() is not None:
@@ -110,7 +114,7 @@ def run(
     return loop.train(
       state=state,
       batch_source=batch_source,
-      place=step.make_place(mesh),
+      place=place or step.make_place(mesh),
       step_fn=step.make_train_step(
         loss_fn=loss_fn,
         optimizer=optimizer,
