@@ -37,12 +37,12 @@ def extend_tokenizer(
   print(
     f"{card['vocab_size'] - card['base_vocab_size']:,} new pieces behind "
     f"{card['base_vocab_size']:,}; bytes a token of validation text:\n"
-    f"{'language':<12}{'before':>10}{'after':>10}{'changed lines':>16}"
+    f"{'language':<12}{'before':>10}{'after':>10}{'new pieces':>14}"
   )
   for code, row in sorted(card["validation"].items()):
     print(
       f"{code:<12}{row['bytes'] / row['base_tokens']:>10.2f}"
       f"{row['bytes'] / row['tokens']:>10.2f}"
-      f"{row['lines_changed'] / row['lines']:>16.1%}"
+      f"{row['new_tokens'] / row['tokens']:>14.1%}"
     )
   print(f"Tokenizer: {output}")

@@ -8,7 +8,7 @@ share w, gives a piece of the base (1 - w) p_base and a new piece w p_second.
 Dividing both by 1 - w leaves the base's scores as they are, bit for bit, and
 gives a new piece log p_second + log(w / (1 - w)). So a text in whose best
 segmentation no new piece has a part is segmented as before; w says how readily
-new pieces break into old text, and the card counts the lines where they do.
+new pieces break into old text, and the card counts how often they do.
 Counting scores anew on pooled text, as `budget` does, would change the base's,
 and needs the base's text, which those who extend a published model do not have.
 """
@@ -53,7 +53,7 @@ def extend_tokenizer(
   Returns:
     The card: "settings"; "vocab_size", "base_vocab_size", "model_sha256",
     "sentencepiece_version"; "validation" {code: see `train.check_language`,
-    and "base_tokens", "lines", "lines_changed": those that hold a new piece}.
+    and "base_tokens", and "new_tokens" of the tokens that are new pieces}.
 
   Raises:
     FileNotFoundError: if the corpus or a tokenizer is unfinished.
@@ -174,12 +174,8 @@ def check_extension(base: _Processor, extended: _Processor) -> None:
 
 
 def _change(base: _Processor, extended: _Processor, texts: list[str]) -> dict:
-  lines = [line for text in texts for line in text.split("\n") if line]
+  size = base.get_piece_size()
   return {
     "base_tokens": sum(map(len, base.encode(texts))),
-    "lines": len(lines),
-    "lines_changed": sum(
-      before != after
-      for before, after in zip(base.encode(lines), extended.encode(lines))
-    ),
+    "new_tokens": sum(i >= size for ids in extended.encode(texts) for i in ids),
   }
