@@ -38,6 +38,7 @@ def pretrain(
   *,
   tokens: str,
   tokenizer: str,
+  initial: str | None,
   output: str,
   model: decoder.DecoderConfig,
   optimizer: Optimizer,
@@ -59,6 +60,8 @@ def pretrain(
   Args:
     tokens: directory of the job cache_tokens.
     tokenizer: tokenizer directory, the one that made the tokens.
+    initial: output directory of pretrain or extend_model to go on from, of the
+      same model and tokenizer; None starts with fresh params.
     output: directory for mixture.json, checkpoints and metrics.
     model: shape of the decoder.
     optimizer: of `mlm.training.optimizers`.
@@ -141,7 +144,11 @@ def pretrain(
     f"{num_tokens:,} tokens in {num_steps:,} steps, {flops * num_tokens:.3g} FLOPs",
     flush=True,
   )
-  built = decoder.build(model)
+  built, params = decoder.build(model), None
+  if initial is not None:
+    built, params = training_run.restore_decoder(
+      initial, model, mesh=mesh, tokenizer_sha256=card["model_sha256"]
+    )
   batches = None
 
   def batch_source(state):
@@ -167,7 +174,7 @@ def pretrain(
   training_run.run(
     output=output,
     init=built.init,
-    params=None,
+    params=params,
     logical_axes=built.logical_axes(),
     loss_fn=losses.cross_entropy_loss(
       built.apply,

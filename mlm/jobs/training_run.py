@@ -30,7 +30,7 @@ def open_decoder(
   """The decoder that a training job wrote, with its params on the mesh.
 
   Args:
-    output: output directory of pretrain, finetune or align_rloo.
+    output: output directory of pretrain, extend_model, finetune or align_rloo.
     mesh: of `mlm.sharding.mesh.make_mesh`.
     tokenizer_sha256: of the tokenizer in use; must be the checkpoint's.
 
@@ -38,18 +38,36 @@ def open_decoder(
     FileNotFoundError: if there is no checkpoint.
     ValueError: if the tokenizer is another one.
   """
-  directory = checkpoints_of(output)
-  metadata = manager.read_metadata(directory)
+  metadata = manager.read_metadata(checkpoints_of(output))
   config = decoder.DecoderConfig(**metadata["model"])
+  model, params = restore_decoder(
+    output, config, mesh=mesh, tokenizer_sha256=tokenizer_sha256
+  )
+  return config, model, params
+
+
+def restore_decoder(
+  output: str,
+  config: decoder.DecoderConfig,
+  *,
+  mesh: Mesh,
+  tokenizer_sha256: str,
+) -> tuple[decoder.Model, Any]:
+  """As `open_decoder`, where the shape of the model is known.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if the shape or the tokenizer is another one.
+  """
   model = decoder.build(config)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   shardings = rules.named_shardings(mesh, model.logical_axes(), abstract)
   params = manager.restore_params(
-    directory,
+    checkpoints_of(output),
     train_state.with_shardings(abstract, shardings),
-    metadata={"tokenizer_sha256": tokenizer_sha256},
+    metadata=model_metadata(config, tokenizer_sha256),
   )
-  return config, model, params
+  return model, params
 
 
 def run(
