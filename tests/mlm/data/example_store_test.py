@@ -10,7 +10,7 @@ import tensorflow as tf
 from mlm import run
 from mlm.data import cache, example_mixture, example_store
 from mlm.instructions import records
-from mlm.jobs import cache_records
+from mlm.jobs import cache_mixture, cache_records
 from mlm.languages import registry
 
 SHA256 = "0" * 64
@@ -284,6 +284,35 @@ def test_a_vocabulary_of_another_model_is_refused(tmp_path):
   found = hashlib.sha256(b"a model").hexdigest()
   with pytest.raises(ValueError, match=f"of tokenizer {found[:32]}, not"):
     _mixture(tmp_path, task)
+
+
+def test_the_job_imports_what_registers_a_mixture_and_tells_its_sizes(
+  tmp_path, monkeypatch, capsys
+):
+  module = tmp_path / "my_tasks.py"
+  module.write_text(
+    "from tests.mlm.data import example_store_test as this\n"
+    "this._register('job_test.amh_Ethi', 'amh_Ethi')\n"
+  )
+  monkeypatch.syspath_prepend(str(tmp_path))
+  monkeypatch.setattr(
+    cache_mixture.load, "read_card", lambda path: {"model_sha256": SHA256}
+  )
+  cache_mixture.cache_mixture(
+    mixture="job_test.amh_Ethi",
+    module="my_tasks",
+    split="train",
+    tokenizer="",
+    languages={},
+    output=str(tmp_path / "out"),
+  )
+  row = capsys.readouterr().out.split("\n")[1].split()
+  tokens = sum(len(of) for e, _ in _examples("amh_Ethi") for of in e.values())
+  characters = 2 * len(TEXTS["amh_Ethi"])
+  assert row == [
+    *("job_test.amh_Ethi", "amh_Ethi", "100.0000%", "2"),
+    *(str(tokens), str(characters)),
+  ]
 
 
 class _Processor:
