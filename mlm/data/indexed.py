@@ -6,6 +6,7 @@ of its own each epoch -> window of its tokens (`token_stream`) -> features
 after a restart, and beyond a change of the rates.
 """
 
+import collections
 import concurrent.futures
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -125,16 +126,14 @@ def real_shares(
   }
   means = {}
   for size in set(sizes.values()):
-    window, rng = (
-      np.full(size, special.UNK_ID, np.int32),
-      np.random.default_rng(0),
-    )
-    rows = [objective.features(window, rng) for _ in range(_SHARE_DRAWS)]
-    means[size] = {
-      feature: float(np.mean([row[feature] != 0 for row in rows]))
-      for feature in ("encoder_input_tokens", "decoder_target_tokens")
-      if feature in rows[0]
-    }
+    window = np.full(size, special.UNK_ID, np.int32)
+    rng, shares = np.random.default_rng(0), collections.defaultdict(float)
+    for _ in range(_SHARE_DRAWS):
+      row = objective.features(window, rng)
+      for feature in ("encoder_input_tokens", "decoder_target_tokens"):
+        if feature in row:
+          shares[feature] += float(np.mean(row[feature] != 0)) / _SHARE_DRAWS
+    means[size] = shares
   return {
     feature: {name: means[size][feature] for name, size in sizes.items()}
     for feature in next(iter(means.values()))

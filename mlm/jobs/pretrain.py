@@ -206,5 +206,5 @@ def _check_phases(output: str, phases: list[dict]) -> None:
   directory = training_run.checkpoints_of(output)
   made = manager.latest_step(directory)
   if made is not None:
-    before = manager.read_metadata(directory)["phases"]
+    before = manager.read_metadata(directory).get("phases", [])
     phases_lib.check_begun(before, phases, step=made)

@@ -206,19 +206,17 @@ def test_a_host_makes_the_rows_of_the_whole_batch_that_it_asks_for(cached):
 
 
 def test_shares_of_real_positions_are_those_of_batches(cached):
-  sizes = {code: n for code, n in SIZES.items()}
   causal = objectives.causal(length=LENGTH)
-  shares = indexed.real_shares(sizes, causal)
-  assert shares == {
-    "decoder_target_tokens": {c: 1 for c in SIZES} | {"yor_Latn": 21 / 32}
-  }
+  shares = indexed.real_shares(SIZES, causal)
+  expected = dict.fromkeys(SIZES, 1.0) | {"yor_Latn": 21 / 32}
+  assert shares == {"decoder_target_tokens": pytest.approx(expected)}
   denoised = ul2.encoder_decoder(
     inputs_length=LENGTH,
     denoisers=ul2.UL2,
     vocab_size=31_000,
     num_pieces=30_000,
   )
-  shares = indexed.real_shares(sizes, denoised)
+  shares = indexed.real_shares(SIZES, denoised)
   batch, seen = _batch(cached, objective=denoised, batch_size=200), {}
   for step in range(5):
     made = batch(step)
