@@ -76,6 +76,7 @@ class Checkpointer:
     *,
     keep: int,
     metadata: Mapping[str, Any],
+    changing: Mapping[str, Any] | None = None,
   ):
     """Opens the directory, and clears what a killed process left in it.
 
@@ -84,6 +85,8 @@ class Checkpointer:
       keep: how many of the latest checkpoints to keep, >= 1.
       metadata: JSON object saved with every checkpoint. It holds what must not
         change over the life of the run.
+      changing: further entries, saved with every checkpoint and not compared:
+        the job that may change them reads them with `read_metadata` first.
 
     Raises:
       ValueError: if keep is below 1, or the directory's latest checkpoint has
@@ -92,7 +95,8 @@ class Checkpointer:
     if keep < 1:
       raise ValueError(f"keep {keep} must be at least 1 checkpoint")
     self._directory = os.fspath(directory)
-    self._metadata = _as_json(metadata)
+    changing = changing or {}
+    self._metadata = _as_json({**metadata, **changing})
     self._manager = _open(
       directory,
       ocp.CheckpointManagerOptions(
@@ -102,9 +106,10 @@ class Checkpointer:
     )
     step = self.latest_step()
     if step is not None:
+      found = _restore_metadata(self._manager, step)
       params_lib.check_metadata(
-        _restore_metadata(self._manager, step),
-        self._metadata,
+        {name: of for name, of in found.items() if name not in changing},
+        _as_json(metadata),
         where=self._at(step),
       )
 
@@ -172,6 +177,14 @@ class Checkpointer:
   def close(self) -> None:
     """Waits, then ends the background threads."""
     self._manager.close()
+
+
+def latest_step(directory: str | os.PathLike) -> int | None:
+  """Steps made at a directory's latest complete checkpoint; None without one."""
+  if not epath.Path(directory).exists():
+    return None
+  with _open(directory, ocp.CheckpointManagerOptions(create=False)) as opened:
+    return opened.latest_step()
 
 
 def read_metadata(directory: str | os.PathLike) -> dict[str, Any]:

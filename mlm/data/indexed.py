@@ -6,14 +6,16 @@ of its own each epoch -> window of its tokens (`token_stream`) -> features
 after a restart, and beyond a change of the rates.
 """
 
+import collections
 import concurrent.futures
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from mlm.data import objectives, task_names, token_stream
 from mlm.data import schedule as schedule_lib
 from mlm.languages import registry
+from mlm.tokenizers import special
 
 BatchFn = Callable[[int], dict[str, np.ndarray]]
 
@@ -42,43 +44,34 @@ def batch_function(
   streams: Mapping[str, token_stream.TokenStream],
   schedule: schedule_lib.Schedule,
   objective: objectives.Objective,
-  batch_size: int,
   seed: int,
-  host: int,
-  num_hosts: int,
+  places: Sequence[int],
 ) -> BatchFn:
-  """Builds step -> this host's rows of the batch.
+  """Builds step -> some rows of the batch.
 
-  Rows hold one language each. Of `num_hosts` hosts, host h has rows
-  h·B/hosts to (h + 1)·B/hosts: together they are the batch of a single host.
+  Rows hold one language each. A row is a function of the seed, the step and
+  its place in the batch: a host makes those that its devices need.
 
   Args:
     streams: task -> its tokens, for every task of the schedule.
-    schedule: over batches of `batch_size` draws.
+    schedule: of the draws of all rows.
     objective: of the rows.
-    batch_size: B, over all hosts.
     seed: of the order of rows and of the objective's noise.
-    host: this one, in [0, num_hosts).
-    num_hosts: divides batch_size.
+    places: of the rows to make, in [0, the schedule's batch size).
 
   Returns:
-    step -> {feature: array [B / hosts, its length]}, with
+    step -> {feature: array [number of places, its length]}, with
     "decoder_language_ids" (registry index; 0 on padding) like
     "decoder_target_tokens".
 
   Raises:
-    ValueError: if the hosts do not divide the batch, or a stream is missing.
+    ValueError: if a place is not in the batch, or a stream is missing.
   """
-  if not 0 <= host < num_hosts or batch_size % num_hosts:
-    raise ValueError(
-      f"host {host} of {num_hosts} and a batch of {batch_size}: the number of "
-      "hosts must divide the batch, and hosts count from 0"
-    )
+  schedule.check_places(places)
   missing = sorted(set(schedule.tasks) - set(streams))
   if missing:
     raise ValueError(f"no tokens of {missing}; cache these tasks first")
-  share = batch_size // num_hosts
-  rows = {
+  windows = {
     task: _Rows(
       streams[task],
       objective.raw_length,
@@ -93,10 +86,10 @@ def batch_function(
 
   def batch(step: int) -> dict[str, np.ndarray]:
     made = []
-    drawn = schedule.draws(step, host * share, (host + 1) * share)
-    for place, (task, number) in enumerate(drawn, start=host * share):
+    drawn = schedule.draws(step, places)
+    for place, (task, number) in zip(places, drawn, strict=True):
       rng = np.random.default_rng((seed, step, place))
-      row = objective.features(rows[task].window(number), rng)
+      row = objective.features(windows[task].window(number), rng)
       real = row["decoder_target_tokens"] != 0
       row["decoder_language_ids"] = np.where(real, language[task], 0).astype(
         np.int32
@@ -105,6 +98,46 @@ def batch_function(
     return {name: np.stack([row[name] for row in made]) for name in made[0]}
 
   return batch
+
+
+_SHARE_DRAWS = 1000
+
+
+def real_shares(
+  window_tokens: Mapping[str, int], objective: objectives.Objective
+) -> dict[str, dict[str, float]]:
+  """Shares of the positions of rows that hold tokens and no padding.
+
+  They depend on the length of a window, not on what is in it, and on what the
+  objective draws: the means of 1,000 draws.
+
+  Args:
+    window_tokens: task or language -> tokens that its rows take at most, all
+      that it has.
+    objective: of the rows.
+
+  Returns:
+    "encoder_input_tokens", where there is an encoder, and
+    "decoder_target_tokens" -> task or language -> share.
+  """
+  sizes = {
+    name: min(objective.raw_length, tokens)
+    for name, tokens in window_tokens.items()
+  }
+  means = {}
+  for size in set(sizes.values()):
+    window = np.full(size, special.UNK_ID, np.int32)
+    rng, shares = np.random.default_rng(0), collections.defaultdict(float)
+    for _ in range(_SHARE_DRAWS):
+      row = objective.features(window, rng)
+      for feature in ("encoder_input_tokens", "decoder_target_tokens"):
+        if feature in row:
+          shares[feature] += float(np.mean(row[feature] != 0)) / _SHARE_DRAWS
+    means[size] = shares
+  return {
+    feature: {name: means[size][feature] for name, size in sizes.items()}
+    for feature in next(iter(means.values()))
+  }
 
 
 def prefetched(

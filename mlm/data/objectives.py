@@ -69,13 +69,35 @@ def causal(*, length: int) -> Objective:
   return Objective(length, features)
 
 
+def prefix_features(
+  tokens: np.ndarray, *, cut: int, length: int
+) -> dict[str, np.ndarray]:
+  """The features of a row that learns what is behind its first `cut` tokens.
+
+  The row is one segment. "decoder_causal_attention" is 1 on the prefix and the
+  first target position, as seqio's converter marks them, for a model that lets
+  the prefix see all of itself. `mlm.models.decoder` does not read it: under it
+  the prefix, too, sees only what is before it, and the row is a causal one with
+  loss on its second part.
+  """
+  positions = np.arange(len(tokens))
+  weights = np.zeros(length, np.float32)
+  weights[cut : len(tokens)] = 1
+  return {
+    "decoder_input_tokens": _padded(np.concatenate([[0], tokens[:-1]]), length),
+    "decoder_target_tokens": _padded(tokens, length),
+    "decoder_loss_weights": weights,
+    "decoder_positions": _padded(positions, length),
+    "decoder_segment_ids": _padded(np.ones(len(tokens)), length),
+    "decoder_causal_attention": _padded(positions <= cut, length),
+  }
+
+
 def prefix(*, length: int) -> Objective:
   """Next-token prediction behind a prefix of random length.
 
-  The row is one segment: a window of text, a uniformly drawn part of which is
-  the prefix, seen by all of itself and without loss.
-  "decoder_causal_attention" is 1 on the prefix and the first target position,
-  as seqio's converter marks them.
+  The row is a window of text, a uniformly drawn part of which is the prefix,
+  without loss; see `prefix_features`.
 
   Source: Raffel et al. 2020 (T5), section 3.2.1; seqio PrefixLM converter.
   """
@@ -84,21 +106,45 @@ def prefix(*, length: int) -> Objective:
 
   def features(tokens, rng):
     cut = int(rng.integers(1, max(2, len(tokens))))
-    positions = np.arange(len(tokens))
-    weights = np.zeros(length, np.float32)
-    weights[cut : len(tokens)] = 1
-    return {
-      "decoder_input_tokens": _padded(
-        np.concatenate([[0], tokens[:-1]]), length
-      ),
-      "decoder_target_tokens": _padded(tokens, length),
-      "decoder_loss_weights": weights,
-      "decoder_positions": _padded(positions, length),
-      "decoder_segment_ids": _padded(np.ones(len(tokens)), length),
-      "decoder_causal_attention": _padded(positions <= cut, length),
-    }
+    return prefix_features(tokens, cut=cut, length=length)
 
   return Objective(length, features)
+
+
+def encoder_decoder_features(
+  inputs: np.ndarray,
+  targets: np.ndarray,
+  *,
+  inputs_length: int,
+  targets_length: int,
+) -> dict[str, np.ndarray]:
+  """The features of an encoder-decoder row, by t5x's names.
+
+  A row is one segment (ids 1, padding 0): documents in its window see each
+  other, as in T5, which joins the documents of a task before it cuts them. T5
+  joins them without a mark; ours keep the EOS between them.
+
+  Args:
+    inputs: int32 of at most `inputs_length`, what the encoder reads.
+    targets: int32 of at most `targets_length`, what the decoder learns.
+    inputs_length: of the encoder's features.
+    targets_length: of the decoder's.
+  """
+  features = {
+    "encoder_input_tokens": inputs,
+    "encoder_positions": np.arange(len(inputs)),
+    "encoder_segment_ids": np.ones(len(inputs)),
+  }
+  row = {name: _padded(of, inputs_length) for name, of in features.items()}
+  features = {
+    "decoder_input_tokens": np.concatenate([[0], targets[:-1]]),
+    "decoder_target_tokens": targets,
+    "decoder_positions": np.arange(len(targets)),
+    "decoder_segment_ids": np.ones(len(targets)),
+  }
+  row |= {name: _padded(of, targets_length) for name, of in features.items()}
+  weights = (row["decoder_segment_ids"] > 0).astype(np.float32)
+  return {**row, "decoder_loss_weights": weights}
 
 
 def noise_lengths(
@@ -230,14 +276,11 @@ def span_corruption(
         mean_span=mean_span,
         first_sentinel=first_sentinel,
       )
-    weights = np.zeros(targets_length, np.float32)
-    weights[: len(targets)] = 1
-    shifted = np.concatenate([[0], targets[:-1]])
-    return {
-      "encoder_input_tokens": _padded(inputs, inputs_length),
-      "decoder_input_tokens": _padded(shifted, targets_length),
-      "decoder_target_tokens": _padded(targets, targets_length),
-      "decoder_loss_weights": weights,
-    }
+    return encoder_decoder_features(
+      inputs,
+      targets,
+      inputs_length=inputs_length,
+      targets_length=targets_length,
+    )
 
   return Objective(raw_length, features)

@@ -287,39 +287,30 @@ def batch_function(
   *,
   rows: Mapping[str, PackedRows],
   schedule: schedule_lib.Schedule,
-  batch_size: int,
-  host: int,
-  num_hosts: int,
+  places: Sequence[int],
 ) -> indexed.BatchFn:
-  """Builds step -> this host's rows of the batch.
+  """Builds step -> some rows of the batch.
 
-  A draw of the schedule is a row of a task. Of `num_hosts` hosts, host h has
-  rows h·B/hosts to (h + 1)·B/hosts of the batch of a single host.
+  A draw of the schedule is a row of a task, and a function of the seed, the step
+  and its place in the batch: a host makes those that its devices need.
 
   Args:
     rows: task -> its rows, for every task of the schedule; of one layout.
-    schedule: over batches of `batch_size` draws.
-    batch_size: B, over all hosts.
-    host: this one, in [0, num_hosts).
-    num_hosts: divides batch_size.
+    schedule: of the draws of all rows.
+    places: of the rows to make, in [0, the schedule's batch size).
 
   Returns:
-    step -> {feature: array [B / hosts, its length]}, with
+    step -> {feature: array [number of places, its length]}, with
     "decoder_language_ids" (registry index) and "decoder_task_ids" (index in
     schedule.tasks), both 0 on padding.
 
   Raises:
-    ValueError: if the hosts do not divide the batch, or a task has no rows.
+    ValueError: if a place is not in the batch, or a task has no rows.
   """
-  if not 0 <= host < num_hosts or batch_size % num_hosts:
-    raise ValueError(
-      f"host {host} of {num_hosts} and a batch of {batch_size}: the number of "
-      "hosts must divide the batch, and hosts count from 0"
-    )
+  schedule.check_places(places)
   missing = sorted(set(schedule.tasks) - set(rows))
   if missing:
     raise ValueError(f"no examples of {missing}; cache these tasks first")
-  share = batch_size // num_hosts
   ids = {
     task: (registry.index(rows[task].store.language), number)
     for number, task in enumerate(schedule.tasks)
@@ -327,7 +318,7 @@ def batch_function(
 
   def batch(step: int) -> dict[str, np.ndarray]:
     made = []
-    for task, number in schedule.draws(step, host * share, (host + 1) * share):
+    for task, number in schedule.draws(step, places):
       row = rows[task].row(number)
       real = (row["decoder_segment_ids"] > 0).astype(np.int32)
       language, index = ids[task]

@@ -150,7 +150,7 @@ def record_drawer(
 
   def draw(step: int) -> list[Mapping]:
     drawn = []
-    for code, number in schedule.draws(step, 0, batch_size):
+    for code, number in schedule.draws(step, range(batch_size)):
       rows = by_language[code]
       epoch, place = divmod(number, len(rows))
       key = schedule_lib.mix(seed, epoch, *code.encode())

@@ -42,14 +42,17 @@ def mixture_plan(
   sampler: samplers.Sampler,
   num_tokens: int,
   languages: Sequence[str],
+  drawn: Mapping[str, float] | None = None,
 ) -> list[PlanRow]:
-  """Plans a run: how many tokens of each of the chosen languages it draws.
+  """Plans one phase: how many tokens of each of the chosen languages it draws.
 
   Args:
     token_counts: `mlm.tokenizers.count.read_token_counts`.
     sampler: of `mlm.languages.samplers`.
-    num_tokens: tokens of the whole run, > 0: steps x batch x length.
+    num_tokens: tokens to draw, > 0: steps x batch x length.
     languages: codes to mix, each with train data.
+    drawn: code -> tokens drawn by earlier phases, which count against caps;
+      None for none.
 
   Returns:
     Rows with the largest corpus first; rates sum to 1.
@@ -66,13 +69,16 @@ def mixture_plan(
   empty = sorted(code for code, of in train.items() if not of.get("tokens"))
   if empty or not train:
     raise ValueError(f"languages without train tokens: {empty}; leave them out")
-  amounts, max_epochs = sampler(train, "tokens", num_tokens)
+  amounts, max_epochs = sampler(
+    train, "tokens", num_tokens, drawn or dict.fromkeys(train, 0.0)
+  )
   total = math.fsum(amounts.values())
   if total < num_tokens * (1 - 1e-9):
     raise ValueError(
-      f"the run wants {num_tokens:,} tokens, but at most {max_epochs:g} epochs of "
-      f"{len(train)} languages are {total:,.0f}: a shortfall of "
-      f"{num_tokens - total:,.0f}. Raise max_epochs, shorten the run, or add text"
+      f"the run wants {num_tokens:,} tokens, but what is left of at most "
+      f"{max_epochs:g} epochs of {len(train)} languages is {total:,.0f}: a "
+      f"shortfall of {num_tokens - total:,.0f}. Raise max_epochs, shorten the "
+      "run, or add text"
     )
   rows = [
     PlanRow(
@@ -123,7 +129,7 @@ def tokens_by_language(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 def audited(
   batches: Iterator[dict[str, np.ndarray]],
-  rates: Mapping[str, float],
+  planned: Callable[[int], Mapping[str, float]],
   *,
   observe: Callable[[dict[str, np.ndarray]], Mapping[str, int]],
   unit: str,
@@ -134,7 +140,7 @@ def audited(
 
   Args:
     batches: with "decoder_segment_ids" [B, T].
-    rates: name -> planned share.
+    planned: number of batches -> name -> share of what they hold.
     observe: batch -> amounts by name.
     unit: of the amounts, in the plural.
     period: batches between checks.
@@ -146,58 +152,75 @@ def audited(
     observed.update(observe(batch))
     draws += len(batch["decoder_segment_ids"])
     if number % period == 0:
-      found = drifts(rates, observed, draws=draws)
+      found = drifts(planned(number), observed, draws=draws)
       for name in found.keys() - told:
-        planned, share = found[name]
+        wanted, share = found[name]
         warn(
           f"{name} has {share:.3%} of the {unit} of {number} batches, planned "
-          f"were {planned:.3%}"
+          f"were {wanted:.3%}"
         )
       told |= found.keys()
     yield batch
 
 
-def write_plan(rows: Sequence, path: str) -> None:
-  """Writes a plan, rows that are dataclasses, as JSON, whole or not at all."""
-  partial = f"{path}.partial"
-  with open(partial, "w", encoding="utf-8") as f:
-    json.dump([dataclasses.asdict(row) for row in rows], f, indent=1)
-  os.replace(partial, path)
+def write_plan(content: Any, path: str) -> None:
+  """Writes a plan as JSON, whole or not at all."""
+  with open(f"{path}.partial", "w", encoding="utf-8") as f:
+    json.dump(content, f, indent=1)
+  os.replace(f"{path}.partial", path)
 
 
 def read_plan(path: str) -> list[PlanRow]:
-  """Reads what `write_plan` wrote."""
+  """Rows over the whole run, of what `phases.write_plan` wrote."""
   with open(path, encoding="utf-8") as f:
-    return [PlanRow(**row) for row in json.load(f)]
+    return [PlanRow(**row) for row in json.load(f)["rows"]]
 
 
-def format_plan(rows: Sequence[PlanRow]) -> str:
+def format_plan(
+  rows: Sequence[PlanRow],
+  *,
+  shares: Mapping[str, Mapping[str, float]] | None = None,
+) -> str:
   """The table printed before training: per language, then per Joshi class.
 
   A group's epochs are its expected tokens over its tokens. Source of the
   classes: Joshi et al. 2020.
+
+  Args:
+    rows: of the plan.
+    shares: name of a further column -> code -> value in [0, 1]; a group's is
+      the mean by rate.
   """
+  shares = shares or {}
   by_language = {row.language: row for row in rows}
   classes = groups.members(by_language, "joshi_class")
-  lines = [_line("language", "documents", "tokens", "rate", "epochs")]
-  lines += [_format_rows(row.language, [row]) for row in rows]
-  lines += ["", _line("Joshi class", "documents", "tokens", "rate", "epochs")]
+  named = ("documents", "tokens", "rate", "epochs", *shares)
+  lines = [_line("language", *named)]
+  lines += [_format_rows(row.language, [row], shares) for row in rows]
+  lines += ["", _line("Joshi class", *named)]
   lines += [
-    _format_rows(f"{name} ({len(codes)})", [by_language[c] for c in codes])
+    _format_rows(
+      f"{name} ({len(codes)})", [by_language[c] for c in codes], shares
+    )
     for name, codes in classes.items()
   ]
-  lines.append(_format_rows(f"all ({len(rows)})", rows))
+  lines.append(_format_rows(f"all ({len(rows)})", rows, shares))
   return "\n".join(lines)
 
 
-def _format_rows(name: str, rows: Sequence[PlanRow]) -> str:
+def _format_rows(name, rows: Sequence[PlanRow], shares) -> str:
   tokens = sum(row.tokens for row in rows)
+  rate = math.fsum(row.rate for row in rows)
   return _line(
     name,
     f"{sum(row.documents for row in rows):,}",
     f"{tokens:,}",
-    f"{sum(row.rate for row in rows):.4%}",
+    f"{rate:.4%}",
     f"{sum(row.expected_tokens for row in rows) / tokens:.3g}",
+    *(
+      f"{sum(row.rate * of[row.language] for row in rows) / rate:.2%}"
+      for of in shares.values()
+    ),
   )
 
 

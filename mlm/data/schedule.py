@@ -8,7 +8,7 @@ had its share to within a few draws.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Phase:
 
   Attributes:
     start_step: first step.
-    rates: task -> share of the draws.
+    rates: task -> share of the draws; in plans, language -> share.
   """
 
   start_step: int
@@ -91,6 +91,16 @@ def _cycle(
   return tasks[order].astype(np.int32), ranks[order], quotas
 
 
+def check_starts(starts: Sequence[int]) -> None:
+  """Raises ValueError unless phases start at 0 and then ever later."""
+  starts = list(starts)
+  if not starts or starts[0] != 0 or starts != sorted(set(starts)):
+    raise ValueError(
+      f"phases start at steps {starts}; the first must be 0 and each later "
+      "than the one before"
+    )
+
+
 class Schedule:
   """The draws of a run: for each, its task and a number that counts up."""
 
@@ -105,11 +115,7 @@ class Schedule:
         or rates that are not positive or do not sum to 1.
     """
     starts = [phase.start_step for phase in phases]
-    if not starts or starts[0] != 0 or starts != sorted(set(starts)):
-      raise ValueError(
-        f"phases start at steps {starts}; the first must be 0 and each later "
-        "than the one before"
-      )
+    check_starts(starts)
     self.tasks = tuple(sorted(phases[0].rates))
     for phase in phases:
       if tuple(sorted(phase.rates)) != self.tasks:
@@ -119,7 +125,7 @@ class Schedule:
           "comes later has a small rate before"
         )
       rates_lib.check_shares(phase.rates)
-    self._batch_size, self._seed = batch_size, seed
+    self.batch_size, self._seed = batch_size, seed
     self._phases = [
       (phase.start_step, tuple(phase.rates[task] for task in self.tasks))
       for phase in phases
@@ -144,26 +150,33 @@ class Schedule:
   def counts(self, num_steps: int) -> dict[str, int]:
     """Draws of each task in the first steps of a run."""
     phase = self._phase_of(num_steps)
-    draws = (num_steps - self._phases[phase][0]) * self._batch_size
+    draws = (num_steps - self._phases[phase][0]) * self.batch_size
     counts = self._before[phase] + self._counts(phase, draws)
     return dict(zip(self.tasks, counts.tolist()))
 
   def _phase_of(self, step: int) -> int:
     return max(i for i, (start, _) in enumerate(self._phases) if start <= step)
 
-  def draws(self, step: int, start: int, stop: int) -> list[tuple[str, int]]:
+  def check_places(self, places: Sequence[int]) -> None:
+    """Raises ValueError unless there are places and all are in the batch."""
+    if not places or min(places) < 0 or max(places) >= self.batch_size:
+      raise ValueError(
+        f"places {list(places)} of a batch of {self.batch_size}: at least one, "
+        "and each in the batch"
+      )
+
+  def draws(self, step: int, places: Iterable[int]) -> list[tuple[str, int]]:
     """(task, number among the task's draws) of some draws of a step.
 
     Args:
       step: at least 0.
-      start: first draw, in [0, batch_size).
-      stop: draw after the last.
+      places: which draws, each in [0, batch_size).
     """
     phase = self._phase_of(step)
-    first = (step - self._phases[phase][0]) * self._batch_size
+    first = (step - self._phases[phase][0]) * self.batch_size
     result = []
-    for draw in range(first + start, first + stop):
-      number, place = divmod(draw, _CYCLE)
+    for draw in places:
+      number, place = divmod(first + draw, _CYCLE)
       tasks, ranks, quotas = self._cycle_of(phase, number)
       task = tasks[place]
       seen = self._before[phase][task] + number * quotas[task] + ranks[place]

@@ -1,7 +1,10 @@
 """Job: supervised fine-tuning on packed rows of cached examples."""
 
+import dataclasses
 import logging
 import os
+
+import jax
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.data import (
@@ -17,7 +20,7 @@ from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load
-from mlm.training import losses
+from mlm.training import losses, step
 from mlm.training.optimizers import Optimizer
 
 MIXTURE_FILE = "mixture.json"
@@ -92,16 +95,18 @@ def finetune(
   print(f"Cached and not drawn: {', '.join(unused) or 'none'}", flush=True)
   for line in example_mixture.many_epochs(plan):
     logging.warning(line)
-  sampling.write_plan(plan, os.path.join(output, MIXTURE_FILE))
+  if jax.process_index() == 0:
+    sampling.write_plan(
+      [dataclasses.asdict(row) for row in plan],
+      os.path.join(output, MIXTURE_FILE),
+    )
   row_rates = {row.task: row.row_rate for row in plan}
   batch = packing.batch_function(
     rows=rows,
     schedule=schedule_lib.Schedule(
       [schedule_lib.Phase(0, row_rates)], batch_size=batch_size, seed=seed
     ),
-    batch_size=batch_size,
-    host=0,  # every host holds the whole batch and places its own rows
-    num_hosts=1,
+    places=rules.local_rows(mesh, batch_size),
   )
   batches = None
 
@@ -116,7 +121,7 @@ def finetune(
           ahead=_AHEAD,
           workers=_WORKERS,
         ),
-        row_rates,
+        lambda _: row_rates,
         observe=example_mixture.rows_by_task(plan),
         unit="rows",
         period=checkpoint_period,
@@ -152,5 +157,6 @@ def finetune(
       "rates": rates,
       "seed": seed,
     },
+    place=step.make_place_local(mesh, batch_size),
   )
   print(f"Model: {output}")

@@ -1,10 +1,24 @@
 """Job: pretraining on a mixture of languages."""
 
+import dataclasses
 import logging
 import os
+from collections.abc import Sequence
+
+import jax
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.data import indexed, objectives, sampling, task_names, token_stream
+from mlm.checkpoints import manager
+from mlm.data import (
+  indexed,
+  objectives,
+  sampling,
+  task_names,
+  token_stream,
+)
+from mlm.data import (
+  phases as phases_lib,
+)
 from mlm.data import schedule as schedule_lib
 from mlm.jobs import training_run
 from mlm.languages import registry, samplers
@@ -12,7 +26,7 @@ from mlm.models import counting, decoder
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import count, load
-from mlm.training import losses
+from mlm.training import losses, step
 from mlm.training.optimizers import Optimizer
 
 MIXTURE_FILE = "mixture.json"
@@ -24,6 +38,7 @@ def pretrain(
   *,
   tokens: str,
   tokenizer: str,
+  initial: str | None,
   output: str,
   model: decoder.DecoderConfig,
   optimizer: Optimizer,
@@ -31,7 +46,7 @@ def pretrain(
   batch_size: int,
   sequence_length: int,
   num_steps: int,
-  sampler: samplers.Sampler,
+  phases: Sequence[tuple[int, samplers.Sampler]],
   z_loss: float,
   seed: int,
   checkpoint_period: int,
@@ -39,9 +54,14 @@ def pretrain(
 ) -> None:
   """Pretrains a decoder on all languages of a corpus.
 
+  Started again, it goes on from its last checkpoint, and may then have further
+  phases that start at steps not yet made: no earlier batch changes.
+
   Args:
     tokens: directory of the job cache_tokens.
     tokenizer: tokenizer directory, the one that made the tokens.
+    initial: output directory of pretrain or extend_model to go on from, of the
+      same model and tokenizer; None starts with fresh params.
     output: directory for mixture.json, checkpoints and metrics.
     model: shape of the decoder.
     optimizer: of `mlm.training.optimizers`.
@@ -49,7 +69,8 @@ def pretrain(
     batch_size: rows a step, over all devices.
     sequence_length: tokens a row.
     num_steps: updates.
-    sampler: of `mlm.languages.samplers`, how much of each language.
+    phases: (first step, how much of each language from there on, a sampler of
+      `mlm.languages.samplers`) in order, the first from step 0.
     z_loss: weight of the squared log-normalizer.
     seed: of params, data order and steps.
     checkpoint_period: steps between checkpoints.
@@ -70,31 +91,52 @@ def pretrain(
     for name in token_stream.cached_tasks(tokens, "train")
   }
   num_tokens = num_steps * batch_size * sequence_length
-  plan = sampling.mixture_plan(
+  planned, plan = phases_lib.plan_run(
     counts,
-    sampler=sampler,
-    num_tokens=num_tokens,
+    phases=phases,
+    num_steps=num_steps,
+    step_tokens=batch_size * sequence_length,
     languages=list(task_of),
   )
-  rates = {task_of[row.language]: row.rate for row in plan}
+  recorded = [dataclasses.asdict(phase) for phase in planned]
+  _check_phases(output, recorded)
+  streams = {
+    code: token_stream.TokenStream(tokens, task, "train", card["model_sha256"])
+    for code, task in task_of.items()
+  }
+  objective = objectives.causal(length=sequence_length)
   batch = indexed.batch_function(
-    streams={
-      task: token_stream.TokenStream(
-        tokens, task, "train", card["model_sha256"]
-      )
-      for task in rates
-    },
+    streams={task_of[code]: stream for code, stream in streams.items()},
     schedule=schedule_lib.Schedule(
-      [schedule_lib.Phase(0, rates)], batch_size=batch_size, seed=seed
+      [
+        schedule_lib.Phase(
+          phase.start_step,
+          {task_of[code]: rate for code, rate in phase.rates.items()},
+        )
+        for phase in planned
+      ],
+      batch_size=batch_size,
+      seed=seed,
     ),
-    objective=objectives.causal(length=sequence_length),
-    batch_size=batch_size,
+    objective=objective,
     seed=seed,
-    host=0,  # every host holds the whole batch and places its own rows
-    num_hosts=1,
+    places=rules.local_rows(mesh, batch_size),
   )
-  print(sampling.format_plan(plan))
-  sampling.write_plan(plan, os.path.join(output, MIXTURE_FILE))
+  real = indexed.real_shares(
+    {code: stream.num_tokens for code, stream in streams.items()}, objective
+  )
+  if jax.process_index() == 0:
+    phases_lib.write_plan(
+      os.path.join(output, MIXTURE_FILE), phases=planned, rows=plan, real=real
+    )
+  if len(planned) > 1:
+    print(f"{phases_lib.format_phases(planned)}\n")
+  print(
+    sampling.format_plan(
+      plan,
+      shares={f"real {name.split('_')[0]}": of for name, of in real.items()},
+    )
+  )
   flops = counting.training_flops_per_token(model, sequence_length)
   print(
     f"\n{counting.num_params(model):,} parameters, "
@@ -102,21 +144,26 @@ def pretrain(
     f"{num_tokens:,} tokens in {num_steps:,} steps, {flops * num_tokens:.3g} FLOPs",
     flush=True,
   )
-  built = decoder.build(model)
+  built, params = decoder.build(model), None
+  if initial is not None:
+    built, params = training_run.restore_decoder(
+      initial, model, mesh=mesh, tokenizer_sha256=card["model_sha256"]
+    )
   batches = None
 
   def batch_source(state):
     nonlocal batches
     if batches is None:
+      start = int(state.step)
       batches = sampling.audited(
         indexed.prefetched(
           batch,
-          start_step=int(state.step),
+          start_step=start,
           num_steps=num_steps,
           ahead=_AHEAD,
           workers=_WORKERS,
         ),
-        {row.language: row.rate for row in plan},
+        lambda number: phases_lib.mean_rates(planned, start, start + number),
         observe=sampling.tokens_by_language,
         unit="tokens",
         period=checkpoint_period,
@@ -127,7 +174,7 @@ def pretrain(
   training_run.run(
     output=output,
     init=built.init,
-    params=None,
+    params=params,
     logical_axes=built.logical_axes(),
     loss_fn=losses.cross_entropy_loss(
       built.apply,
@@ -146,8 +193,18 @@ def pretrain(
       **training_run.model_metadata(model, card["model_sha256"]),
       "batch_size": batch_size,
       "sequence_length": sequence_length,
-      "rates": rates,
       "seed": seed,
     },
+    changing={"phases": recorded},
+    place=step.make_place_local(mesh, batch_size),
   )
   print(f"Model: {output}")
+
+
+def _check_phases(output: str, phases: list[dict]) -> None:
+  """Raises ValueError if phases that a checkpoint has begun were others."""
+  directory = training_run.checkpoints_of(output)
+  made = manager.latest_step(directory)
+  if made is not None:
+    before = manager.read_metadata(directory).get("phases", [])
+    phases_lib.check_begun(before, phases, step=made)

@@ -30,7 +30,7 @@ def open_decoder(
   """The decoder that a training job wrote, with its params on the mesh.
 
   Args:
-    output: output directory of pretrain, finetune or align_rloo.
+    output: output directory of pretrain, extend_model, finetune or align_rloo.
     mesh: of `mlm.sharding.mesh.make_mesh`.
     tokenizer_sha256: of the tokenizer in use; must be the checkpoint's.
 
@@ -38,18 +38,36 @@ def open_decoder(
     FileNotFoundError: if there is no checkpoint.
     ValueError: if the tokenizer is another one.
   """
-  directory = checkpoints_of(output)
-  metadata = manager.read_metadata(directory)
+  metadata = manager.read_metadata(checkpoints_of(output))
   config = decoder.DecoderConfig(**metadata["model"])
+  model, params = restore_decoder(
+    output, config, mesh=mesh, tokenizer_sha256=tokenizer_sha256
+  )
+  return config, model, params
+
+
+def restore_decoder(
+  output: str,
+  config: decoder.DecoderConfig,
+  *,
+  mesh: Mesh,
+  tokenizer_sha256: str,
+) -> tuple[decoder.Model, Any]:
+  """As `open_decoder`, where the shape of the model is known.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if the shape or the tokenizer is another one.
+  """
   model = decoder.build(config)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   shardings = rules.named_shardings(mesh, model.logical_axes(), abstract)
   params = manager.restore_params(
-    directory,
+    checkpoints_of(output),
     train_state.with_shardings(abstract, shardings),
-    metadata={"tokenizer_sha256": tokenizer_sha256},
+    metadata=model_metadata(config, tokenizer_sha256),
   )
-  return config, model, params
+  return model, params
 
 
 def run(
@@ -67,6 +85,8 @@ def run(
   checkpoint_period: int,
   log_period: int,
   metadata: dict,
+  changing: dict | None = None,
+  place: Callable | None = None,
 ) -> train_state.TrainState:
   """Restores or creates the state and runs `mlm.training.loop.train`.
 
@@ -84,11 +104,13 @@ def run(
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
     metadata: what must not change over the life of the run.
+    changing: of `mlm.checkpoints.manager.Checkpointer`.
+    place: of `mlm.training.step`; None where the source gives whole batches.
   """
   abstract = train_state.abstract(init=init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, logical_axes, abstract)
   checkpointer = manager.Checkpointer(
-    checkpoints_of(output), keep=_KEEP, metadata=metadata
+    checkpoints_of(output), keep=_KEEP, metadata=metadata, changing=changing
   )
   try:
     if checkpointer.latest_step() is not None:
@@ -110,7 +132,7 @@ def run(
     return loop.train(
       state=state,
       batch_source=batch_source,
-      place=step.make_place(mesh),
+      place=place or step.make_place(mesh),
       step_fn=step.make_train_step(
         loss_fn=loss_fn,
         optimizer=optimizer,

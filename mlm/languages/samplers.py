@@ -12,11 +12,12 @@ from mlm.languages import rates as rates_lib
 
 UNITS = ("tokens", "documents", "characters", "bytes")
 
-# (code -> {unit: amount in the train split}, unit of the budget, budget) ->
-# (code -> amount to draw, largest number of epochs or infinity). Amounts sum to
-# the budget, or to less where caps leave no more.
+# (code -> {unit: amount in the train split}, unit of the budget, budget, code ->
+# drawn before) -> (code -> amount to draw, largest number of epochs or infinity).
+# Amounts sum to the budget, or to less where caps leave no more.
 Sampler = Callable[
-  [Mapping[str, Mapping[str, int]], str, float], tuple[dict[str, float], float]
+  [Mapping[str, Mapping[str, int]], str, float, Mapping[str, float]],
+  tuple[dict[str, float], float],
 ]
 
 
@@ -94,10 +95,14 @@ def _temperature_rates(counts, *, temperature, unit):
   )
 
 
-def _by_rates(rates_of, max_epochs, counts, unit, budget):
+def _by_rates(rates_of, max_epochs, counts, unit, budget, drawn):
+  # A language at its cap keeps one token: a schedule has no rate of 0.
   amounts = rates_lib.capped_amounts(
     rates_of(counts),
-    {code: max_epochs * of[unit] for code, of in counts.items()},
+    {
+      code: max(1.0, max_epochs * of[unit] - drawn[code])
+      for code, of in counts.items()
+    },
     budget=budget,
   )
   return amounts, max_epochs

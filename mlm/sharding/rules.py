@@ -1,6 +1,7 @@
 """Rules from logical axes (what a dimension means) to mesh axes (where it lives)."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -73,6 +74,29 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Splits the first axis of an array over data and fsdp."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def rows_of(
+  mesh: Mesh, batch_size: int, devices: Iterable[jax.Device]
+) -> list[int]:
+  """Rows of a batch that devices of the mesh hold, each once, in order.
+
+  Raises:
+    ValueError: if the mesh does not divide the batch.
+  """
+  check_batch(batch_size, mesh)
+  slices = batch_sharding(mesh).devices_indices_map((batch_size,))
+  parts = [slices[device][0] for device in devices]
+  return sorted({row for part in parts for row in range(batch_size)[part]})
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+  """Rows of a batch that the devices of this process hold.
+
+  Processes that share rows (a tensor axis across hosts) each have them; rows of
+  one process need not follow each other.
+  """
+  return rows_of(mesh, batch_size, mesh.local_devices)
 
 
 def _is_axes(node: Any) -> bool:

@@ -68,7 +68,12 @@ def plan_sample(
     for code, splits in sorted(counts["languages"].items())
     if splits.get("train", {}).get("characters")
   }
-  amounts, _ = sampler(available, "characters", budget_characters)
+  amounts, _ = sampler(
+    available,
+    "characters",
+    budget_characters,
+    dict.fromkeys(available, 0.0),
+  )
   return {
     code: LanguageSample(
       available=of["characters"], budget=max(1, round(amounts[code]))

@@ -15,12 +15,21 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 
 import sentencepiece
 
 from mlm.languages import samplers
 from mlm.text import documents
-from mlm.tokenizers import balance, budget, fairness, load, sample, special
+from mlm.tokenizers import (
+  balance,
+  budget,
+  directory,
+  fairness,
+  load,
+  sample,
+  special,
+)
 
 # Documents a language for the check on validation text.
 NUM_VALIDATION_DOCUMENTS = 1000
@@ -98,10 +107,7 @@ def train_tokenizer(
     "max_sentencepiece_length": 16,
     "max_line_bytes": sample.MAX_LINE_BYTES,
   }
-  if os.path.exists(os.path.join(output, load.CARD_FILE)):
-    card = load.read_card(output)
-    _require_same_settings(output, card["settings"], settings)
-    load.load(output)
+  if card := directory.finished_card(output, settings):
     return card
   if not 0 < character_coverage <= 1:
     raise ValueError(
@@ -136,18 +142,11 @@ def train_tokenizer(
     "sentencepiece_version": sentencepiece.__version__,
     "sample": {code: dataclasses.asdict(s) for code, s in plan.items()},
     "validation": {
-      code: check_language(
-        processor,
-        itertools.islice(
-          documents.read_documents(corpus, code, "validation"),
-          NUM_VALIDATION_DOCUMENTS,
-        ),
-      )
-      for code in sorted(counts["languages"])
-      if counts["languages"][code].get("validation", {}).get("documents")
+      code: check_language(processor, docs)
+      for code, docs in validation_documents(corpus, counts)
     },
   }
-  _write(output, model, card)
+  directory.write(output, model, card)
   shutil.rmtree(parts, ignore_errors=True)
   return card
 
@@ -156,6 +155,16 @@ def counts_sha256(counts: dict) -> str:
   """Hash of a corpus's counts: names the corpus wherever it lies."""
   canonical = json.dumps(counts["languages"], sort_keys=True)
   return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def validation_documents(
+  corpus: str, counts: dict
+) -> Iterator[tuple[str, list[documents.Document]]]:
+  """(code, its first validation documents) of each language that has any."""
+  for code in sorted(counts["languages"]):
+    docs = documents.read_documents(corpus, code, "validation")
+    if first := list(itertools.islice(docs, NUM_VALIDATION_DOCUMENTS)):
+      yield code, first
 
 
 def check_language(processor, docs) -> dict:
@@ -327,34 +336,3 @@ def _train_model(
       "vocab_size above the alphabet or lower character_coverage"
     ) from error
   return model.getvalue()
-
-
-def _require_same_settings(output, found, wanted):
-  different = {
-    name: (found.get(name), wanted.get(name))
-    for name in sorted({*found, *wanted})
-    if found.get(name) != wanted.get(name)
-  }
-  if different:
-    listed = "; ".join(
-      f"{name} is {old!r} there, {new!r} here"
-      for name, (old, new) in different.items()
-    )
-    raise ValueError(
-      f"{output!r} holds a tokenizer with other settings: {listed}. Choose "
-      "another output, or delete that directory to train anew"
-    )
-
-
-def _write(output, model, card):
-  """Writes the model, then the card: a tokenizer without card is unfinished."""
-  os.makedirs(output, exist_ok=True)
-  text = json.dumps(card, indent=2, sort_keys=True) + "\n"
-  for name, data in [
-    (load.MODEL_FILE, model),
-    (load.CARD_FILE, text.encode()),
-  ]:
-    partial = os.path.join(output, f"{name}.partial")
-    with open(partial, "wb") as f:
-      f.write(data)
-    os.replace(partial, os.path.join(output, name))

@@ -1,5 +1,6 @@
 """One update, compiled once, and the placing of its batches."""
 
+import bisect
 from collections.abc import Callable
 
 import jax
@@ -61,7 +62,7 @@ def make_train_step(
 
 
 def make_place(mesh: Mesh) -> Callable[[dict], dict]:
-  """Builds the function that puts a batch on the mesh, first axis split.
+  """Builds the function that puts a whole batch on the mesh, first axis split.
 
   Every host holds the whole batch and puts its own rows on its devices.
 
@@ -81,6 +82,46 @@ def make_place(mesh: Mesh) -> Callable[[dict], dict]:
       rules.check_batch(array.shape[0], mesh)
       placed[name] = jax.make_array_from_callback(
         array.shape, sharding, array.__getitem__
+      )
+    return placed
+
+  return place
+
+
+def make_place_local(mesh: Mesh, batch_size: int) -> Callable[[dict], dict]:
+  """Builds the function that puts this host's rows of a batch on the mesh.
+
+  Args:
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+    batch_size: B, rows over all hosts.
+
+  Returns:
+    {name: array [rows, ...]} with the rows of `rules.local_rows`, in its order
+    -> {name: sharded jax array [B, ...]}. It raises ValueError if an array has
+    another number of rows.
+
+  Raises:
+    ValueError: if the mesh does not divide the batch.
+  """
+  sharding = rules.batch_sharding(mesh)
+  rows = rules.local_rows(mesh, batch_size)
+
+  def place(batch):
+    placed = {}
+    for name, array in batch.items():
+      if len(array) != len(rows):
+        raise ValueError(
+          f"{name} has {len(array)} rows, but this process holds {len(rows)} of "
+          f"the {batch_size} of a batch; make those of rules.local_rows"
+        )
+
+      def part(index, array=array):
+        first, stop, _ = index[0].indices(batch_size)
+        at = bisect.bisect_left(rows, first)
+        return array[at : at + stop - first]
+
+      placed[name] = jax.make_array_from_callback(
+        (batch_size, *array.shape[1:]), sharding, part
       )
     return placed
 

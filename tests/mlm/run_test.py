@@ -107,3 +107,43 @@ def test_every_experiment_resolves(path, tmp_path):
   assert function.__name__ == path.stem
   assert kwargs["output"] == str(tmp_path)
   assert "OUTPUT" in config
+
+
+@pytest.mark.parametrize(
+  "overlay, starts", [("unimax", [0]), ("two_phases", [0, 600])]
+)
+def test_mixture_overlays_resolve_over_pretrain(overlay, starts, tmp_path):
+  names = ("TOKENS", "TOKENIZER", "OUTPUT")
+  bindings = dict.fromkeys(names, str(tmp_path))
+  if overlay == "two_phases":
+    bindings["CHANGE_STEP"] = "600"
+  files = [
+    "gin/experiments/quickstart/pretrain.gin",
+    f"gin/data/{overlay}.gin",
+  ]
+  _, kwargs, _ = run.resolve("pretrain", files, bindings)
+  assert [start for start, _ in kwargs["phases"]] == starts
+  counts = {
+    "eng_Latn": {"tokens": 9000},
+    "swh_Latn": {"tokens": 900},
+    "hin_Deva": {"tokens": 90},
+  }
+  drawn = dict.fromkeys(counts, 0.0)
+  amounts = [s(counts, "tokens", 300, drawn)[0] for _, s in kwargs["phases"]]
+  if overlay == "two_phases":  # 10^(1/T) between neighbours, T = 10/3 then 10
+    for of, ratio in zip(amounts, (10**0.3, 10**0.1)):
+      assert of["eng_Latn"] / of["swh_Latn"] == pytest.approx(ratio, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  "overlay, method", [("budgeted", "Budgeted"), ("balanced", "Balanced")]
+)
+def test_vocabulary_overlays_resolve_over_train_tokenizer(
+  overlay, method, tmp_path
+):
+  bindings = dict.fromkeys(("CORPUS", "OUTPUT"), str(tmp_path))
+  if overlay == "balanced":
+    bindings["PARALLEL"] = str(tmp_path)
+  files = [TOKENIZER_GIN, f"gin/data/{overlay}_vocabulary.gin"]
+  _, kwargs, _ = run.resolve("train_tokenizer", files, bindings)
+  assert type(kwargs["division"]).__name__ == method

@@ -115,6 +115,23 @@ def test_other_metadata_is_an_error_before_anything_is_read(saved):
   assert "model" not in str(error.value)
 
 
+def test_entries_that_may_change_are_saved_and_not_compared(saved):
+  for phases in ([0], [0, 7]):
+    checkpointer = manager.Checkpointer(
+      saved, keep=2, metadata=METADATA, changing={"phases": phases}
+    )
+    checkpointer.save(20 + len(phases), _state(20))
+    checkpointer.close()
+    assert manager.read_metadata(saved)["phases"] == phases
+  with pytest.raises(ValueError, match="phases: checkpoint"):
+    manager.Checkpointer(saved, keep=2, metadata=METADATA)
+
+
+def test_the_latest_step_is_read_without_metadata(saved, tmp_path):
+  assert manager.latest_step(saved) == 10
+  assert manager.latest_step(tmp_path / "none") is None
+
+
 def test_other_shapes_are_an_error_that_lists_them(saved):
   checkpointer = manager.Checkpointer(saved, keep=2, metadata=METADATA)
   abstract = _abstract(_state(0))

@@ -180,7 +180,7 @@ def test_a_mean_that_is_not_the_plan_s_is_told():
     told = []
     audited = sampling.audited(
       batches(a_row),
-      {row.task: row.row_rate for row in plan},
+      lambda _: {row.task: row.row_rate for row in plan},
       observe=example_mixture.rows_by_task(plan),
       unit="rows",
       period=20,

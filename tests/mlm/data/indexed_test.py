@@ -14,6 +14,7 @@ from mlm.data import (
   objectives,
   schedule,
   token_stream,
+  ul2,
 )
 from mlm.languages import rates, registry
 from mlm.tokenizers import special
@@ -86,16 +87,14 @@ def _rates(temperature=2.0):
   return {TASKS[code]: rate for code, rate in of_code.items()}
 
 
-def _batch(output, *, phases=None, hosts=(0, 1), batch_size=8, seed=0, **more):
+def _batch(output, *, phases=None, places=None, batch_size=8, seed=0, **more):
   phases = phases or [schedule.Phase(0, _rates())]
   return indexed.batch_function(
     streams=_streams(output),
     schedule=schedule.Schedule(phases, batch_size=batch_size, seed=seed),
     objective=more.pop("objective", objectives.causal(length=LENGTH)),
-    batch_size=batch_size,
     seed=seed,
-    host=hosts[0],
-    num_hosts=hosts[1],
+    places=range(batch_size) if places is None else places,
   )
 
 
@@ -158,7 +157,7 @@ def test_shares_are_exact_and_no_language_passes_its_cap(method):
   phases = [schedule.Phase(0, {TASKS[c]: p for c, p in wanted.items()})]
   plan = schedule.Schedule(phases, batch_size=100, seed=3)
   counts = plan.counts(draws // 100)
-  listed = [t for step in range(200) for t, _ in plan.draws(step, 0, 100)]
+  listed = [t for step in range(200) for t, _ in plan.draws(step, range(100))]
   for code, p in wanted.items():
     count = counts[TASKS[code]]
     assert abs(count - draws * p) <= 4 * math.sqrt(draws * p * (1 - p))
@@ -177,7 +176,7 @@ def test_numbers_of_a_task_count_up_without_a_gap_across_phases():
   plan = schedule.Schedule(phases, batch_size=50, seed=1)
   seen = {task: [] for task in plan.tasks}
   for step in range(150):
-    for task, number in plan.draws(step, 0, 50):
+    for task, number in plan.draws(step, range(50)):
       seen[task].append(number)
   for task, numbers in seen.items():
     assert numbers == list(range(len(numbers)))
@@ -190,23 +189,45 @@ def test_cycles_follow_each_other(monkeypatch):
   plan = schedule.Schedule([schedule.Phase(0, _rates())], batch_size=10, seed=1)
   seen = {task: [] for task in plan.tasks}
   for step in range(100):
-    for task, number in plan.draws(step, 0, 10):
+    for task, number in plan.draws(step, range(10)):
       seen[task].append(number)
   assert all(numbers == list(range(len(numbers))) for numbers in seen.values())
   assert {t: len(n) for t, n in seen.items()} == plan.counts(100)
   schedule._cycle.cache_clear()
 
 
-def test_a_batch_is_the_same_on_any_number_of_hosts(cached):
+def test_a_host_makes_the_rows_of_the_whole_batch_that_it_asks_for(cached):
   whole = _batch(cached)
-  for num_hosts in (2, 4):
-    parts = [_batch(cached, hosts=(h, num_hosts)) for h in range(num_hosts)]
+  for rows in ([0, 1, 2, 3], [4, 5, 6, 7], [7], [0, 3, 4]):
+    part = _batch(cached, places=rows)
     for step in (0, 7, 123_456):
-      rows = [part(step) for part in parts]
-      joined = {
-        name: np.concatenate([row[name] for row in rows]) for name in rows[0]
-      }
-      _equal(whole(step), joined)
+      of_whole = {name: of[rows] for name, of in whole(step).items()}
+      _equal(part(step), of_whole)
+
+
+def test_shares_of_real_positions_are_those_of_batches(cached):
+  causal = objectives.causal(length=LENGTH)
+  shares = indexed.real_shares(SIZES, causal)
+  expected = dict.fromkeys(SIZES, 1.0) | {"yor_Latn": 21 / 32}
+  assert shares == {"decoder_target_tokens": pytest.approx(expected)}
+  denoised = ul2.encoder_decoder(
+    inputs_length=LENGTH,
+    denoisers=ul2.UL2,
+    vocab_size=31_000,
+    num_pieces=30_000,
+  )
+  shares = indexed.real_shares(SIZES, denoised)
+  batch, seen = _batch(cached, objective=denoised, batch_size=200), {}
+  for step in range(5):
+    made = batch(step)
+    for name in shares:
+      index = registry.index("eng_Latn")
+      of = made[name][made["decoder_language_ids"][:, 0] == index]
+      seen.setdefault(name, []).append(of != 0)
+  for name, of_code in shares.items():
+    rows = np.concatenate(seen[name]).mean(axis=1)
+    error = rows.std() * (len(rows) ** -0.5 + 1000**-0.5)
+    assert abs(rows.mean() - of_code["eng_Latn"]) < 4 * error
 
 
 def test_a_restart_and_a_later_change_of_rates_change_no_earlier_batch(cached):
@@ -300,5 +321,5 @@ def test_mistakes_in_a_schedule_are_named(cached):
   ):
     with pytest.raises(ValueError, match=told):
       schedule.Schedule(phases, batch_size=8, seed=0)
-  with pytest.raises(ValueError, match="divide the batch"):
-    _batch(cached, hosts=(0, 3))
+  with pytest.raises(ValueError, match="each in the batch"):
+    _batch(cached, places=[0, 8])

@@ -118,9 +118,28 @@ def test_rows_of_span_corruption_are_full():
   np.testing.assert_array_equal(
     row["decoder_input_tokens"][1:], row["decoder_target_tokens"][:-1]
   )
+  for side, length in (("encoder", 512), ("decoder", 114)):
+    assert row[f"{side}_segment_ids"].tolist() == [1] * length
+    assert row[f"{side}_positions"].tolist() == list(range(length))
   short = objective.features(tokens[:9], np.random.default_rng(0))
   weights = short["decoder_loss_weights"]
   np.testing.assert_array_equal(weights > 0, short["decoder_target_tokens"] > 0)
+  for side, tokens in (("encoder", "input"), ("decoder", "target")):
+    real = short[f"{side}_{tokens}_tokens"] > 0
+    np.testing.assert_array_equal(short[f"{side}_segment_ids"], real)
+
+
+def test_the_documents_of_a_corrupted_window_are_one_segment():
+  """Mask of each row = real tokens, though an EOS lies inside it."""
+  tokens = np.arange(300, 426, dtype=np.int32)
+  tokens[[20, 60, 61]] = special.EOS_ID
+  objective = objectives.span_corruption(
+    inputs_length=114, noise_density=0.15, mean_span=3.0, first_sentinel=FIRST
+  )
+  row = objective.features(tokens, np.random.default_rng(0))
+  assert set(row["encoder_segment_ids"]) == {1}
+  both = [*row["encoder_input_tokens"], *row["decoder_target_tokens"]]
+  assert both.count(special.EOS_ID) == 3 + 2
 
 
 def test_a_prefix_row_learns_behind_the_prefix_only():

@@ -281,16 +281,14 @@ def test_shares_of_examples_are_the_rates_of_the_mixture():
     )
 
 
-def _batch(hosts=(0, 1), later=None, batch_size=8, seed=3):
+def _batch(places=None, later=None, batch_size=8, seed=3):
   rows, _, phases = _mixture(RATES, sizes=SIZES)
   if later:
     phases.append(schedule.Phase(20, later))
   return packing.batch_function(
     rows=rows,
     schedule=schedule.Schedule(phases, batch_size=batch_size, seed=seed),
-    batch_size=batch_size,
-    host=hosts[0],
-    num_hosts=hosts[1],
+    places=range(batch_size) if places is None else places,
   )
 
 
@@ -304,8 +302,10 @@ def test_a_batch_is_the_same_on_any_number_of_hosts_and_after_a_restart():
   later = dict.fromkeys(RATES, 1 / len(RATES))
   whole, plain = _batch(later=later), _batch()
   for num_hosts in (1, 2, 4):
+    share = 8 // num_hosts
     parts = [
-      _batch(later=later, hosts=(h, num_hosts)) for h in range(num_hosts)
+      _batch(later=later, places=range(h * share, (h + 1) * share))
+      for h in range(num_hosts)
     ]
     for step in (25, 19, 0, 2_000):
       rows = [part(step) for part in parts]
@@ -317,8 +317,8 @@ def test_a_batch_is_the_same_on_any_number_of_hosts_and_after_a_restart():
     _equal(whole(step), plain(step))
   with pytest.raises(AssertionError):
     _equal(whole(25), plain(25))
-  with pytest.raises(ValueError, match="divide the batch"):
-    _batch(hosts=(0, 3))
+  with pytest.raises(ValueError, match="each in the batch"):
+    _batch(places=[7, 8])
 
 
 def test_every_token_has_its_language_and_task():
@@ -365,9 +365,7 @@ def test_rows_are_counted_in_batches_by_task():
         schedule=schedule.Schedule(
           [schedule.Phase(0, {"a": 1.0})], batch_size=2, seed=0
         ),
-        batch_size=2,
-        host=0,
-        num_hosts=1,
+        places=[0, 1],
       ),
       r"no examples of \['a'\]",
     ),

@@ -122,7 +122,7 @@ def test_a_drift_is_told_once_and_chance_is_not():
     told = []
     batches = sampling.audited(
       _batches(seen, 200),
-      shares,
+      lambda _: shares,
       observe=sampling.tokens_by_language,
       unit="tokens",
       period=50,

@@ -76,3 +76,28 @@ def test_constraints_name_every_dimension():
       rules.constrain(np.ones(4), ("width",))
     with pytest.raises(ValueError, match="zip"):
       rules.constrain(np.ones((4, 4)), ("batch",))
+
+
+@pytest.mark.parametrize(
+  "shape, own, rows",
+  [
+    # Eight devices in the mesh's order; `own` are those of one process.
+    ((8, 1, 1), range(4, 8), [8, 9, 10, 11, 12, 13, 14, 15]),
+    ((2, 4, 1), [0, 1], [0, 1, 2, 3]),
+    ((2, 2, 2), [2, 3], [4, 5, 6, 7]),
+    # Tensor axis across processes: both hold the same rows.
+    ((2, 1, 4), [0, 1], [0, 1, 2, 3, 4, 5, 6, 7]),
+    ((2, 1, 4), [2, 3], [0, 1, 2, 3, 4, 5, 6, 7]),
+    ((1, 1, 8), [5], list(range(16))),
+    # Rows that do not follow each other.
+    ((8, 1, 1), [1, 6], [2, 3, 12, 13]),
+    ((2, 2, 2), [0, 7], [0, 1, 2, 3, 12, 13, 14, 15]),
+  ],
+)
+def test_a_process_holds_the_rows_of_its_devices(shape, own, rows):
+  mesh = _mesh(*shape)
+  devices = mesh.devices.flatten()
+  assert rules.rows_of(mesh, 16, devices[list(own)]) == rows
+  assert rules.local_rows(mesh, 16) == list(range(16))
+  with pytest.raises(ValueError, match="not divisible"):
+    rules.rows_of(_mesh(8, 1, 1), 12, devices[:1])

@@ -155,6 +155,24 @@ def test_batch_is_split_over_data_and_fsdp(make_batch, mesh_shape):
     np.testing.assert_array_equal(array, batch.get(name, np.arange(16)))
 
 
+@pytest.mark.parametrize("mesh_shape", MESHES, ids=str)
+def test_local_rows_are_placed_where_whole_batches_put_them(
+  make_batch, mesh_shape
+):
+  mesh, batch = _mesh(mesh_shape), make_batch(0, batch_size=16)
+  whole = train_step.make_place(mesh)(batch)
+  local = train_step.make_place_local(mesh, 16)(batch)
+  for name in batch:
+    assert local[name].sharding == whole[name].sharding
+    for a, b in zip(
+      local[name].addressable_shards, whole[name].addressable_shards
+    ):
+      assert a.device == b.device
+      np.testing.assert_array_equal(a.data, b.data)
+  with pytest.raises(ValueError, match="has 8 rows, .* holds 16 of the 16"):
+    train_step.make_place_local(mesh, 16)(make_batch(0))
+
+
 def test_batch_that_does_not_divide_the_mesh_is_an_error(make_batch):
   place = train_step.make_place(_mesh(MESHES[0]))
   with pytest.raises(ValueError, match="12"):
