@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from mlm.data import phases, sampling, schedule
-from mlm.languages import samplers
+from mlm.languages import registry, samplers
 
 COUNTS = {
   code: {"train": {"documents": documents, "tokens": tokens}}
@@ -157,3 +158,32 @@ def test_mistakes_are_named():
   ):
     with pytest.raises(ValueError, match=told):
       _plan(pairs)
+
+
+def _drawn_batches(planned, num_steps, batch_size=64):
+  """Batches whose rows are the languages that a schedule draws."""
+  of = schedule.Schedule(planned, batch_size=batch_size, seed=0)
+  for step in range(num_steps):
+    rows = [registry.index(c) for c, _ in of.draws(step, range(batch_size))]
+    ids = np.repeat(np.array(rows)[:, None], 8, axis=1)
+    yield {
+      "decoder_language_ids": ids,
+      "decoder_segment_ids": np.ones_like(ids),
+    }
+
+
+def test_the_watch_over_what_is_drawn_follows_the_phases():
+  planned, _ = _plan([(0, EARLY), (100, LATE)], num_steps=200)
+  only_first = [planned[0]]
+  for told_of, languages in ((planned, []), (only_first, CODES)):
+    told = []
+    batches = sampling.audited(
+      _drawn_batches(planned, 200),
+      lambda n, of=told_of: phases.mean_rates(of, 0, n),
+      observe=sampling.tokens_by_language,
+      unit="tokens",
+      period=10,
+      warn=told.append,
+    )
+    assert len(list(batches)) == 200
+    assert sorted(line.split()[0] for line in told) == languages
