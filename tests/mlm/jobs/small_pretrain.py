@@ -19,9 +19,8 @@ _TEXT = "bread river утро школа ψωμί σχολείο रोटी �
 def make_data(folder):
   """A tokenizer and cached tokens, random ones; languages as in LANGUAGES."""
   import sentencepiece
-  from array_record.python import array_record_module
 
-  from mlm.data import token_stream
+  from mlm.data import shards, token_stream
   from mlm.tokenizers import special
 
   tokenizer, tokens = folder / "tokenizer", folder / "tokens"
@@ -48,11 +47,7 @@ def make_data(folder):
     directory.mkdir(parents=True)
     text = rng.integers(261, 309, size).astype(token_stream.DTYPE)
     text[19::20] = special.EOS_ID
-    writer = array_record_module.ArrayRecordWriter(
-      token_stream.shard_path(str(directory), "train", 0, 1), "group_size:1"
-    )
-    writer.write(text.tobytes())
-    writer.close()
+    shards.write([text.tobytes()], str(directory), "train", shard_records=1)
     index = {
       "examples": -(-size // 20),
       "tokens": size,
@@ -80,6 +75,7 @@ def pretrain(folder, output, *, phases, mesh_shape):
   job.pretrain(
     tokens=str(folder / "tokens"),
     tokenizer=str(folder / "tokenizer"),
+    initial=None,
     output=str(output),
     model=decoder.DecoderConfig(
       vocab_size=320,
