@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument(f"--{name}", required=True)
   parser.add_argument("--base_steps", type=int, default=400)
   parser.add_argument("--continued_steps", type=int, default=150)
+  parser.add_argument("--seed", type=int, default=0, help="from new rows on")
   options = parser.parse_args()
   corpus = options.corpus
 
@@ -224,6 +225,7 @@ def main() -> None:
       TOKENIZER=at("extended"),
       INITIAL=at("pretrained"),
       OUTPUT=at(slug),
+      SEED=options.seed,
       **macros,
     )
     metadata = manager.read_metadata(training_run.checkpoints_of(at(slug)))
@@ -236,6 +238,7 @@ def main() -> None:
       OUTPUT=at(f"{slug}_continued"),
       VOCAB_SIZE=metadata["model"]["vocab_size"],
       STEPS=options.continued_steps,
+      SEED=options.seed,
       **SHAPE,
     )
     for steps, directory in (
