@@ -1,333 +1,19 @@
-"""Models of Hugging Face and ours: configurations, names and layouts as tables.
+"""Models of Hugging Face and ours: configurations and weights, both ways.
 
-A `Family` is one of their model types. Its tables say which of their keys holds
-which of our fields, and which of their tensors holds which of our params. Every
-name stands in a table once, and reading and writing both check that none is
-missing and none is left over.
-
-Their kernels are [outputs, inputs]; ours are [inputs, outputs] with the heads
-apart, and stacked over layers. "{}" in a name is the number of the layer.
+By the tables of `hugging_face_tables`. Reading and writing both check that no
+name is missing and none is left over.
 """
 
-import dataclasses
-import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
+from mlm.checkpoints.hugging_face_tables import FAMILIES, HEAD, Row
 from mlm.models import decoder, encdec
 
 Config = decoder.DecoderConfig | encdec.EncoderDecoderConfig
-
-
-class Layout(NamedTuple):
-  """How one of their tensors holds params of ours, for one layer.
-
-  Attributes:
-    read: (theirs, shape of ours) -> list of ours.
-    write: list of ours -> theirs.
-  """
-
-  read: Callable[[np.ndarray, tuple], list]
-  write: Callable[[list], np.ndarray]
-
-
-def _kernel(num_inputs: int) -> Layout:
-  """A matrix whose inputs are the first num_inputs dimensions of ours."""
-  return Layout(
-    read=lambda theirs, shape: [theirs.T.reshape(shape)],
-    write=lambda ours: (
-      ours[0].reshape(math.prod(ours[0].shape[:num_inputs]), -1).T
-    ),
-  )
-
-
-def _read_fused(theirs, shape):
-  *inputs, N, H = shape
-  parts = theirs.reshape(N, 3, H, *inputs)
-  return [np.moveaxis(parts[:, i], (0, 1), (-2, -1)) for i in range(3)]
-
-
-def _write_fused(ours):
-  N, H = ours[0].shape[-2:]
-  stack = ours[0].__array_namespace__().stack
-  # [N, H, inputs] each, then [N, 3, H, inputs].
-  parts = [x.transpose(*range(x.ndim)[-2:], *range(x.ndim - 2)) for x in ours]
-  return stack(parts, axis=1).reshape(N * 3 * H, *ours[0].shape[:-2])
-
-
-_SAME = Layout(lambda theirs, shape: [theirs], lambda ours: ours[0])
-_IN = _kernel(1)
-_OUT = _kernel(2)
-# BLOOM's queries, keys and values in one matrix, head by head.
-_FUSED = Layout(_read_fused, _write_fused)
-
-
-class Row(NamedTuple):
-  """One of their names and what of ours it holds."""
-
-  theirs: str
-  ours: tuple[str, ...]
-  layout: Layout
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-  """One of their model types.
-
-  Attributes:
-    architecture: class that they load it with.
-    config_class: of ours.
-    fields: our field -> their key.
-    fixed: our field -> the only value that this type has.
-    required: their key -> the only value that we have, also if it is absent.
-    rows: the table of names.
-    copies: their names that repeat another one, and may be absent.
-    ignored: their names without an effect.
-    prefix: of all names, which some released files leave out.
-  """
-
-  architecture: str
-  config_class: type
-  fields: Mapping[str, str]
-  fixed: Mapping[str, Any]
-  required: Mapping[str, Any]
-  rows: tuple[Row, ...]
-  copies: Mapping[str, str]
-  ignored: tuple[str, ...] = ()
-  prefix: str = ""
-
-
-def _row(theirs: str, ours: str, layout: Layout) -> Row:
-  return Row(theirs, (ours,), layout)
-
-
-_LLAMA_FIELDS = {
-  "vocab_size": "vocab_size",
-  "num_layers": "num_hidden_layers",
-  "d_model": "hidden_size",
-  "d_ff": "intermediate_size",
-  "num_heads": "num_attention_heads",
-  "num_kv_heads": "num_key_value_heads",
-  "head_dim": "head_dim",
-  "rope_theta": "rope_theta",
-  "rope_scaling": "rope_scaling",
-  "norm_epsilon": "rms_norm_eps",
-  "tie_embeddings": "tie_word_embeddings",
-}
-_HEAD = _row("lm_head.weight", "unembedding", _IN)
-_LLAMA_ROWS = (
-  _row("model.embed_tokens.weight", "embedding", _SAME),
-  *(
-    _row(f"model.layers.{{}}.{theirs}.weight", f"layers/{ours}", layout)
-    for theirs, ours, layout in (
-      ("self_attn.q_proj", "attention/query", _IN),
-      ("self_attn.k_proj", "attention/key", _IN),
-      ("self_attn.v_proj", "attention/value", _IN),
-      ("self_attn.o_proj", "attention/out", _OUT),
-      ("mlp.gate_proj", "mlp/gate", _IN),
-      ("mlp.up_proj", "mlp/up", _IN),
-      ("mlp.down_proj", "mlp/down", _IN),
-    )
-  ),
-  _row("model.norm.weight", "final_norm/scale", _SAME),
-  _HEAD,
-)
-_LLAMA_NORMS = (
-  _row(
-    "model.layers.{}.input_layernorm.weight",
-    "layers/attention_norm/scale",
-    _SAME,
-  ),
-  _row(
-    "model.layers.{}.post_attention_layernorm.weight",
-    "layers/mlp_norm/scale",
-    _SAME,
-  ),
-)
-_COHERE_NORMS = (
-  _row("model.layers.{}.input_layernorm.weight", "layers/norm/scale", _SAME),
-)
-
-
-def _bloom_rows():
-  yield _row("transformer.word_embeddings.weight", "embedding", _SAME)
-  for theirs, ours in (
-    ("word_embeddings_layernorm", "embedding_norm"),
-    ("h.{}.input_layernorm", "layers/attention_norm"),
-    ("h.{}.post_attention_layernorm", "layers/mlp_norm"),
-    ("ln_f", "final_norm"),
-  ):
-    yield _row(f"transformer.{theirs}.weight", f"{ours}/scale", _SAME)
-    yield _row(f"transformer.{theirs}.bias", f"{ours}/bias", _SAME)
-  for theirs, ours, kernel in (
-    ("self_attention.dense", "attention/out", _OUT),
-    ("mlp.dense_h_to_4h", "mlp/up", _IN),
-    ("mlp.dense_4h_to_h", "mlp/down", _IN),
-  ):
-    name = f"transformer.h.{{}}.{theirs}"
-    yield _row(f"{name}.weight", f"layers/{ours}", kernel)
-    yield _row(f"{name}.bias", f"layers/{ours}_bias", _SAME)
-  fused = [f"layers/attention/{name}" for name in ("query", "key", "value")]
-  name = "transformer.h.{}.self_attention.query_key_value"
-  yield Row(f"{name}.weight", tuple(fused), _FUSED)
-  yield Row(f"{name}.bias", tuple(f"{x}_bias" for x in fused), _FUSED)
-  yield _HEAD
-
-
-def _t5_rows(stack: str, sublayers: tuple[tuple[str, str], ...]):
-  """Of encoder or decoder; sublayers: (their class, our name) in order."""
-  for i, (theirs, ours) in enumerate(sublayers):
-    name = f"{stack}.block.{{}}.layer.{i}"
-    path = f"{stack}/layers/{ours}"
-    yield _row(f"{name}.layer_norm.weight", f"{path}_norm/scale", _SAME)
-    if theirs == "DenseReluDense":
-      kernels = (
-        ("wi_0", "gate", _IN),
-        ("wi_1", "up", _IN),
-        ("wo", "down", _IN),
-      )
-    else:
-      kernels = (
-        ("q", "query", _IN),
-        ("k", "key", _IN),
-        ("v", "value", _IN),
-        ("o", "out", _OUT),
-      )
-    for kernel, part, layout in kernels:
-      yield _row(f"{name}.{theirs}.{kernel}.weight", f"{path}/{part}", layout)
-  yield _row(
-    f"{stack}.final_layer_norm.weight", f"{stack}/final_norm/scale", _SAME
-  )
-
-
-_SELF, _MLP = ("SelfAttention", "attention"), ("DenseReluDense", "mlp")
-_T5_ROWS = (
-  _row("shared.weight", "embedding", _SAME),
-  *_t5_rows("encoder", (_SELF, _MLP)),
-  *_t5_rows("decoder", (_SELF, ("EncDecAttention", "cross_attention"), _MLP)),
-  _HEAD,
-)
-_BIAS = "layer.0.SelfAttention.relative_attention_bias.weight"
-_MT5_BIASES = tuple(
-  _row(f"{stack}.block.0.{_BIAS}", f"{stack}/relative_bias", _SAME)
-  for stack in ("encoder", "decoder")
-)
-_UMT5_BIASES = tuple(
-  _row(f"{stack}.block.{{}}.{_BIAS}", f"{stack}/layers/relative_bias", _SAME)
-  for stack in ("encoder", "decoder")
-)
-_T5_FIELDS = {
-  "vocab_size": "vocab_size",
-  "num_encoder_layers": "num_layers",
-  "num_decoder_layers": "num_decoder_layers",
-  "d_model": "d_model",
-  "d_ff": "d_ff",
-  "num_heads": "num_heads",
-  "head_dim": "d_kv",
-  "num_buckets": "relative_attention_num_buckets",
-  "max_distance": "relative_attention_max_distance",
-  "norm_epsilon": "layer_norm_epsilon",
-}
-_T5_COPIES = {
-  "encoder.embed_tokens.weight": "shared.weight",
-  "decoder.embed_tokens.weight": "shared.weight",
-}
-_T5_REQUIRED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-# An early release stored a table of distances that cross-attention never reads.
-_T5_IGNORED = (
-  "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
-)
-_PLAIN = {
-  "norm": "layer",
-  "mlp": "swiglu",
-  "parallel_block": False,
-  "use_biases": False,
-  "normalize_embedding": False,
-  "logit_scale": 1.0,
-}
-
-FAMILIES = {
-  "llama": Family(
-    architecture="LlamaForCausalLM",
-    config_class=decoder.DecoderConfig,
-    fields=_LLAMA_FIELDS,
-    fixed={**_PLAIN, "position_encoding": "rotary_halves", "norm": "rms"},
-    required={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
-    rows=_LLAMA_ROWS + _LLAMA_NORMS,
-    copies={"lm_head.weight": "model.embed_tokens.weight"},
-  ),
-  "cohere": Family(
-    architecture="CohereForCausalLM",
-    config_class=decoder.DecoderConfig,
-    fields={
-      **_LLAMA_FIELDS,
-      "norm_epsilon": "layer_norm_eps",
-      "logit_scale": "logit_scale",
-    },
-    fixed={
-      **{k: v for k, v in _PLAIN.items() if k != "logit_scale"},
-      "position_encoding": "rotary_pairs",
-      "parallel_block": True,
-    },
-    required={
-      "hidden_act": "silu",
-      "attention_bias": False,
-      "use_qk_norm": False,
-    },
-    rows=_LLAMA_ROWS + _COHERE_NORMS,
-    copies={"lm_head.weight": "model.embed_tokens.weight"},
-  ),
-  "bloom": Family(
-    architecture="BloomForCausalLM",
-    config_class=decoder.DecoderConfig,
-    fields={
-      "vocab_size": "vocab_size",
-      "num_layers": "n_layer",
-      "d_model": "hidden_size",
-      "d_ff": "intermediate_size",
-      "num_heads": "n_head",
-      "num_kv_heads": "num_key_value_heads",
-      "head_dim": "head_dim",
-      "norm_epsilon": "layer_norm_epsilon",
-      "tie_embeddings": "tie_word_embeddings",
-    },
-    fixed={
-      **_PLAIN,
-      "position_encoding": "alibi",
-      "rope_theta": None,
-      "rope_scaling": None,
-      "mlp": "gelu",
-      "use_biases": True,
-      "normalize_embedding": True,
-    },
-    required={"apply_residual_connection_post_layernorm": False},
-    rows=tuple(_bloom_rows()),
-    copies={"lm_head.weight": "transformer.word_embeddings.weight"},
-    prefix="transformer.",
-  ),
-  "mt5": Family(
-    architecture="MT5ForConditionalGeneration",
-    config_class=encdec.EncoderDecoderConfig,
-    fields=_T5_FIELDS,
-    fixed={"relative_bias": "stack"},
-    required=_T5_REQUIRED,
-    rows=_T5_ROWS + _MT5_BIASES,
-    copies=_T5_COPIES,
-    ignored=_T5_IGNORED,
-  ),
-  "umt5": Family(
-    architecture="UMT5ForConditionalGeneration",
-    config_class=encdec.EncoderDecoderConfig,
-    fields=_T5_FIELDS,
-    fixed={"relative_bias": "layer"},
-    required=_T5_REQUIRED,
-    rows=_T5_ROWS + _UMT5_BIASES,
-    copies=_T5_COPIES,
-  ),
-}
 
 
 def family_of(config: Config) -> str:
@@ -470,21 +156,29 @@ def write_config(config: Config) -> dict[str, Any]:
   return written
 
 
-def _paths(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-  """{path: shape and dtype} of our params."""
+def build(config: Config) -> decoder.Model | encdec.EncoderDecoder:
+  """The model of a configuration of either kind."""
   module = decoder if isinstance(config, decoder.DecoderConfig) else encdec
-  abstract = jax.eval_shape(module.build(config).init, jax.random.key(0))
+  return module.build(config)
+
+
+def _abstract(config: Config) -> Any:
+  return jax.eval_shape(build(config).init, jax.random.key(0))
+
+
+def _flat(params: Any) -> dict[str, Any]:
+  """{path: leaf} of our params."""
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in jax.tree_util.tree_flatten_with_path(abstract)[0]
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
   }
 
 
 def _tensors(config: Config) -> Iterator[tuple[str, Row, int | None, list]]:
   """(name, row, layer or None, shapes of ours) of each of their tensors."""
-  paths = _paths(config)
+  paths = _flat(_abstract(config))
   for row in FAMILIES[family_of(config)].rows:
-    if row is _HEAD and "unembedding" not in paths:
+    if row is HEAD and "unembedding" not in paths:
       continue  # tied
     leaves = [paths[path] for path in row.ours]
     if "{}" not in row.theirs:
@@ -537,36 +231,46 @@ def _checked(tensors, config: Config) -> dict[str, str]:
 
 
 def from_hugging_face(
-  config: Config, tensors: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+  config: Config, tensors: Mapping[str, np.ndarray], *, shardings: Any
+) -> Any:
   """Our params, float32, of their tensors.
+
+  A device asks for its part of a param alone, and of the tensors that part is
+  all that is read; so tensors may lie on a disk and be larger than the memory.
 
   Args:
     config: of `read_config`.
-    tensors: name -> array of any float dtype; read one at a time, so they may
-      lie on a disk.
+    tensors: name -> array of any float dtype.
+    shardings: tree like params of where each is to live.
 
   Raises:
     ValueError: with a line for every name that is missing or unexpected, and
       every wrong shape.
   """
   spelling = _checked(tensors, config)
-  flat = {
-    path: np.empty(leaf.shape, np.float32)
-    for path, leaf in _paths(config).items()
-  }
+  # path -> what makes each of its layers, or all of it.
+  sources: dict[str, list] = {}
   for name, row, layer, leaves in _tensors(config):
-    parts = row.layout.read(tensors[spelling[name]], leaves[0].shape)
-    for path, part in zip(row.ours, parts, strict=True):
-      flat[path][... if layer is None else layer] = part
-  params = {}
-  for path, array in flat.items():
-    *folders, leaf = path.split("/")
-    node = params
-    for folder in folders:
-      node = node.setdefault(folder, {})
-    node[leaf] = array
-  return params
+    for part, (path, leaf) in enumerate(zip(row.ours, leaves, strict=True)):
+      source = (tensors[spelling[name]], row.layout, part, leaf.shape)
+      sources.setdefault(path, []).append((*source, layer is not None))
+
+  def one(source, index):
+    tensor, layout, part, shape, _ = source
+    return np.asarray(layout.read(tensor, shape)[part][index], np.float32)
+
+  def param(path, leaf, sharding):
+    of_path = sources[jax.tree_util.keystr(path, simple=True, separator="/")]
+    is_stacked = of_path[0][-1]
+
+    def read(index):
+      if not is_stacked:
+        return one(of_path[0], index)
+      return np.stack([one(x, index[1:]) for x in of_path[index[0]]])
+
+    return jax.make_array_from_callback(leaf.shape, sharding, read)
+
+  return jax.tree_util.tree_map_with_path(param, _abstract(config), shardings)
 
 
 def to_hugging_face(
@@ -578,10 +282,7 @@ def to_hugging_face(
     config: that the params are of.
     params: ours; one leaf at a time is brought to the host.
   """
-  flat = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-  }
+  flat = _flat(params)
   for name, row, layer, _ in _tensors(config):
     ours = [
       flat[path] if layer is None else flat[path][layer] for path in row.ours

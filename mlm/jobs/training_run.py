@@ -8,9 +8,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from mlm.checkpoints import manager
+from mlm.checkpoints import hugging_face, manager
 from mlm.languages import registry
-from mlm.models import decoder
+from mlm.models import decoder, encdec
 from mlm.sharding import rules
 from mlm.training import loop, step
 from mlm.training import state as train_state
@@ -24,31 +24,60 @@ def checkpoints_of(output: str) -> str:
   return os.path.join(output, "checkpoints")
 
 
-def open_decoder(
-  output: str, *, mesh: Mesh, tokenizer_sha256: str
-) -> tuple[decoder.DecoderConfig, decoder.Model, Any]:
-  """The decoder that a training job wrote, with its params on the mesh.
+def open_model(
+  output: str, *, mesh: Mesh, metadata: dict
+) -> tuple[hugging_face.Config, Any, Any]:
+  """The configuration, model and params that a job wrote, params on the mesh.
 
   Args:
-    output: output directory of pretrain, finetune or align_rloo.
+    output: output directory of pretrain, finetune, align_rloo or
+      import_checkpoint.
     mesh: of `mlm.sharding.mesh.make_mesh`.
-    tokenizer_sha256: of the tokenizer in use; must be the checkpoint's.
+    metadata: entries that the checkpoint's must equal.
 
   Raises:
     FileNotFoundError: if there is no checkpoint.
-    ValueError: if the tokenizer is another one.
+    ValueError: if metadata differs.
   """
   directory = checkpoints_of(output)
-  metadata = manager.read_metadata(directory)
-  config = decoder.DecoderConfig(**metadata["model"])
-  model = decoder.build(config)
+  fields = manager.read_metadata(directory)["model"]
+  if "num_encoder_layers" in fields:
+    config = encdec.EncoderDecoderConfig(**fields)
+  else:
+    config = decoder.DecoderConfig(**fields)
+  model = hugging_face.build(config)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   shardings = rules.named_shardings(mesh, model.logical_axes(), abstract)
   params = manager.restore_params(
     directory,
     train_state.with_shardings(abstract, shardings),
-    metadata={"tokenizer_sha256": tokenizer_sha256},
+    metadata=metadata,
   )
+  return config, model, params
+
+
+def open_decoder(
+  output: str, *, mesh: Mesh, tokenizer_sha256: str
+) -> tuple[decoder.DecoderConfig, decoder.Model, Any]:
+  """`open_model` of a decoder and its tokenizer.
+
+  Args:
+    output: as for `open_model`.
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+    tokenizer_sha256: of the tokenizer in use; must be the checkpoint's.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if the tokenizer is another one, or the model an
+      encoder–decoder.
+  """
+  config, model, params = open_model(
+    output, mesh=mesh, metadata={"tokenizer_sha256": tokenizer_sha256}
+  )
+  if not isinstance(config, decoder.DecoderConfig):
+    raise ValueError(
+      f"{output} holds an encoder–decoder; this job needs a decoder-only model"
+    )
   return config, model, params
 
 
@@ -131,9 +160,9 @@ def run(
 
 
 def model_metadata(
-  config: decoder.DecoderConfig, tokenizer_sha256: str
+  config: hugging_face.Config, tokenizer_sha256: str | None
 ) -> dict:
-  """Metadata that every decoder checkpoint carries."""
+  """Metadata that every model's checkpoint carries."""
   return {
     "model": dataclasses.asdict(config),
     "tokenizer_sha256": tokenizer_sha256,

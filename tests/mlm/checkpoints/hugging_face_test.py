@@ -10,7 +10,9 @@ import pytest
 
 from benchmarks import hugging_face_parity as parity
 from mlm.checkpoints import hugging_face
-from mlm.models import decoder, encdec
+from mlm.models import encdec
+from mlm.sharding import mesh as mesh_lib
+from mlm.sharding import rules
 
 # What transformers and torch computed; see benchmarks/hugging_face_parity.py.
 GOLDEN = json.loads(
@@ -33,12 +35,21 @@ def _tensors(config):
   }
 
 
+def _params(config, tensors):
+  model = hugging_face.build(config)
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return hugging_face.from_hugging_face(
+    config, tensors, shardings=jax.tree.map(lambda _: device, abstract)
+  )
+
+
 def _logits(config, params, case):
   """Ours [2, T, 64], and bool [2, T] where theirs are of real tokens."""
   rows = parity.tokens(case)
   real = np.ones_like(rows)
+  model = hugging_face.build(config)
   if isinstance(config, encdec.EncoderDecoderConfig):
-    model = encdec.build(config)
     real[1, parity.LENGTH - parity.PADDING :] = 0
     targets = np.roll(rows, 1, axis=0)
     targets[:, 0] = 0
@@ -51,7 +62,6 @@ def _logits(config, params, case):
     }
     real = ones
   else:
-    model = decoder.build(config)
     real[1, : parity.PADDING] = 0
     batch = {
       "decoder_input_tokens": rows,
@@ -66,7 +76,7 @@ def _logits(config, params, case):
 def test_logits_are_those_of_transformers(case):
   """Float32 against float32, in another order of sums: below 1e-4."""
   config = _config(case)
-  params = hugging_face.from_hugging_face(config, _tensors(config))
+  params = _params(config, _tensors(config))
   logits, real = _logits(config, params, case)
   found, golden = parity.summary(logits), GOLDEN[case]
   np.testing.assert_allclose(found["last"], golden["last"], atol=1e-4, rtol=0)
@@ -84,9 +94,9 @@ def test_logits_are_those_of_transformers(case):
 def test_every_name_stands_for_one_param_and_comes_back(case):
   config = _config(case)
   tensors = _tensors(config)
-  params = hugging_face.from_hugging_face(config, tensors)
-  model = decoder if isinstance(config, decoder.DecoderConfig) else encdec
-  abstract = jax.eval_shape(model.build(config).init, jax.random.key(0))
+  params = _params(config, tensors)
+  model = hugging_face.build(config)
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
   shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), params)
   assert shapes == jax.tree.map(lambda x: (x.shape, str(x.dtype)), abstract)
   assert sum(x.size for x in tensors.values()) == sum(
@@ -118,6 +128,20 @@ def test_rotary_numbers_are_read_as_transformers_5_nests_them():
   assert nested == _config("llama3.1")
 
 
+@pytest.mark.parametrize("case", ["llama3.1", "bloom", "mt5"])
+def test_each_device_reads_its_part(case):
+  config = _config(case)
+  config = dataclasses.replace(config, activation_dtype="bfloat16")
+  tensors = _tensors(config)
+  model = hugging_face.build(config)
+  mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+  whole = _params(config, tensors)
+  shardings = rules.named_shardings(mesh, model.logical_axes(), whole)
+  split = hugging_face.from_hugging_face(config, tensors, shardings=shardings)
+  assert jax.tree.map(lambda x: x.sharding, split) == shardings
+  jax.tree.map(np.testing.assert_array_equal, split, whole)
+
+
 def test_all_that_is_wrong_with_the_names_is_told_at_once():
   config = _config("llama3")
   tensors = _tensors(config)
@@ -125,7 +149,7 @@ def test_all_that_is_wrong_with_the_names_is_told_at_once():
   tensors["model.layers.3.mlp.up_proj.weight"] = np.zeros((56, 32))
   tensors["model.norm.weight"] = np.zeros(33)
   with pytest.raises(ValueError) as error:
-    hugging_face.from_hugging_face(config, tensors)
+    _params(config, tensors)
   message = str(error.value)
   assert "missing model.layers.1.mlp.up_proj.weight" in message
   assert "unexpected model.layers.3.mlp.up_proj.weight" in message
@@ -136,13 +160,9 @@ def test_copies_may_be_absent_or_equal_and_not_different():
   config = _config("aya23")
   tensors = _tensors(config)
   embedding = tensors["model.embed_tokens.weight"]
-  hugging_face.from_hugging_face(
-    config, {**tensors, "lm_head.weight": embedding}
-  )
+  _params(config, {**tensors, "lm_head.weight": embedding})
   with pytest.raises(ValueError, match="lm_head.weight differs from"):
-    hugging_face.from_hugging_face(
-      config, {**tensors, "lm_head.weight": embedding + 1}
-    )
+    _params(config, {**tensors, "lm_head.weight": embedding + 1})
 
 
 def test_bloom_is_read_without_its_prefix():
@@ -152,8 +172,8 @@ def test_bloom_is_read_without_its_prefix():
   short = {name.removeprefix("transformer."): x for name, x in tensors.items()}
   jax.tree.map(
     np.testing.assert_array_equal,
-    hugging_face.from_hugging_face(config, short),
-    hugging_face.from_hugging_face(config, tensors),
+    _params(config, short),
+    _params(config, tensors),
   )
 
 
