@@ -84,8 +84,8 @@ def extend_model(
   try:
     if checkpointer.latest_step() is None:
       weights = initialization(old, new)
-      _, params = training_run.restore_decoder(
-        initial, initial_config, mesh=mesh, tokenizer_sha256=base_sha256
+      _, _, params = training_run.open_decoder(
+        initial, mesh=mesh, tokenizer_sha256=base_sha256
       )
       drawn = weights.shape[0] - np.count_nonzero(np.diff(weights.indptr))
       print(

@@ -146,8 +146,10 @@ def pretrain(
   )
   built, params = decoder.build(model), None
   if initial is not None:
-    built, params = training_run.restore_decoder(
-      initial, model, mesh=mesh, tokenizer_sha256=card["model_sha256"]
+    _, built, params = training_run.open_model(
+      initial,
+      mesh=mesh,
+      metadata=training_run.model_metadata(model, card["model_sha256"]),
     )
   batches = None
 

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from mlm.checkpoints import manager
+from mlm.checkpoints import hugging_face, manager
 from mlm.languages import registry
-from mlm.models import decoder
+from mlm.models import decoder, encdec
 from mlm.sharding import rules
 from mlm.training import loop, step
 from mlm.training import state as train_state
@@ -24,50 +24,61 @@ def checkpoints_of(output: str) -> str:
   return os.path.join(output, "checkpoints")
 
 
+def open_model(
+  output: str, *, mesh: Mesh, metadata: dict
+) -> tuple[hugging_face.Config, Any, Any]:
+  """The configuration, model and params that a job wrote, params on the mesh.
+
+  Args:
+    output: output directory of pretrain, extend_model, finetune, align_rloo or
+      import_checkpoint.
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+    metadata: entries that the checkpoint's must equal.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint.
+    ValueError: if metadata differs.
+  """
+  directory = checkpoints_of(output)
+  fields = manager.read_metadata(directory)["model"]
+  if "num_encoder_layers" in fields:
+    config = encdec.EncoderDecoderConfig(**fields)
+  else:
+    config = decoder.DecoderConfig(**fields)
+  model = hugging_face.build(config)
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  shardings = rules.named_shardings(mesh, model.logical_axes(), abstract)
+  params = manager.restore_params(
+    directory,
+    train_state.with_shardings(abstract, shardings),
+    metadata=metadata,
+  )
+  return config, model, params
+
+
 def open_decoder(
   output: str, *, mesh: Mesh, tokenizer_sha256: str
 ) -> tuple[decoder.DecoderConfig, decoder.Model, Any]:
-  """The decoder that a training job wrote, with its params on the mesh.
+  """`open_model` of a decoder and its tokenizer.
 
   Args:
-    output: output directory of pretrain, extend_model, finetune or align_rloo.
+    output: as for `open_model`.
     mesh: of `mlm.sharding.mesh.make_mesh`.
     tokenizer_sha256: of the tokenizer in use; must be the checkpoint's.
 
   Raises:
     FileNotFoundError: if there is no checkpoint.
-    ValueError: if the tokenizer is another one.
+    ValueError: if the tokenizer is another one, or the model an
+      encoder–decoder.
   """
-  metadata = manager.read_metadata(checkpoints_of(output))
-  config = decoder.DecoderConfig(**metadata["model"])
-  model, params = restore_decoder(
-    output, config, mesh=mesh, tokenizer_sha256=tokenizer_sha256
+  config, model, params = open_model(
+    output, mesh=mesh, metadata={"tokenizer_sha256": tokenizer_sha256}
   )
+  if not isinstance(config, decoder.DecoderConfig):
+    raise ValueError(
+      f"{output} holds an encoder–decoder; this job needs a decoder-only model"
+    )
   return config, model, params
-
-
-def restore_decoder(
-  output: str,
-  config: decoder.DecoderConfig,
-  *,
-  mesh: Mesh,
-  tokenizer_sha256: str,
-) -> tuple[decoder.Model, Any]:
-  """As `open_decoder`, where the shape of the model is known.
-
-  Raises:
-    FileNotFoundError: if there is no checkpoint.
-    ValueError: if the shape or the tokenizer is another one.
-  """
-  model = decoder.build(config)
-  abstract = jax.eval_shape(model.init, jax.random.key(0))
-  shardings = rules.named_shardings(mesh, model.logical_axes(), abstract)
-  params = manager.restore_params(
-    checkpoints_of(output),
-    train_state.with_shardings(abstract, shardings),
-    metadata=model_metadata(config, tokenizer_sha256),
-  )
-  return model, params
 
 
 def run(
@@ -153,9 +164,9 @@ def run(
 
 
 def model_metadata(
-  config: decoder.DecoderConfig, tokenizer_sha256: str
+  config: hugging_face.Config, tokenizer_sha256: str | None
 ) -> dict:
-  """Metadata that every decoder checkpoint carries."""
+  """Metadata that every model's checkpoint carries."""
   return {
     "model": dataclasses.asdict(config),
     "tokenizer_sha256": tokenizer_sha256,

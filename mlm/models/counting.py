@@ -1,15 +1,59 @@
-"""Parameters, FLOPs and bytes of a decoder in closed form."""
+"""Parameters, FLOPs and bytes of the models in closed form.
 
-from mlm.models import decoder
+Letters: D model width, N query heads, K key/value heads, H head width,
+F feed-forward width, L layers, V vocabulary.
+"""
+
+from mlm.models import decoder, encdec
+
+
+def _multiplying(config: decoder.DecoderConfig) -> int:
+  """Weights of the matrices in all layers: L (2 D N H + 2 D K H + 2 or 3 D F)."""
+  D, H = config.d_model, config.head_dim
+  attention = 2 * D * H * (config.num_heads + config.num_kv_heads)
+  num_matrices = 2 if config.mlp == "gelu" else 3
+  return config.num_layers * (attention + num_matrices * D * config.d_ff)
 
 
 def num_params(config: decoder.DecoderConfig) -> int:
-  """N = (1 or 2) V D + L (2 D N H + 2 D K H + 3 D F + 2 D) + D."""
-  D, H = config.d_model, config.head_dim
-  attention = 2 * D * H * (config.num_heads + config.num_kv_heads)
-  layer = attention + 3 * D * config.d_ff + 2 * D
+  """N = (1 or 2) V D + matrices + norms + biases.
+
+  Norms are 2 L + 1 of D, or L + 1 with parallel blocks, and one more after the
+  embedding if it is normalised. Biases are L ((N + 2 K) H + D + F + D), for an
+  MLP without gate, and D for each norm.
+  """
+  D, L = config.d_model, config.num_layers
   tables = 1 if config.tie_embeddings else 2
-  return tables * config.vocab_size * D + config.num_layers * layer + D
+  norms = L * (1 if config.parallel_block else 2) + 1
+  norms += config.normalize_embedding
+  total = tables * config.vocab_size * D + _multiplying(config) + norms * D
+  if config.use_biases:
+    heads = config.num_heads + 2 * config.num_kv_heads
+    ups = 1 if config.mlp == "gelu" else 2
+    layer = heads * config.head_dim + D + ups * config.d_ff + D
+    total += L * layer + norms * D
+  return total
+
+
+def encoder_decoder_num_params(config: encdec.EncoderDecoderConfig) -> int:
+  """N = 2 V D + matrices + norms + tables of relative bias.
+
+  A layer of the encoder has 4 D N H + 3 D F + 2 D, one of the decoder
+  8 D N H + 3 D F + 3 D; each side has a final norm and 1 or L tables.
+  """
+  D, N = config.d_model, config.num_heads
+  attention, mlp = 4 * D * N * config.head_dim, 3 * D * config.d_ff
+  table = config.num_buckets * N
+  total = 2 * config.vocab_size * D
+  for num_layers, num_attentions in (
+    (config.num_encoder_layers, 1),
+    (config.num_decoder_layers, 2),
+  ):
+    norms = num_attentions + 1
+    tables = num_layers if config.relative_bias == "layer" else 1
+    total += num_layers * (num_attentions * attention + mlp + norms * D)
+    total += D + tables * table
+  return total
 
 
 def training_flops_per_token(
@@ -21,12 +65,9 @@ def training_flops_per_token(
   matrix does) plus causal attention, 6 L N H T, half of the full square.
   Recomputation is not counted.
   """
-  D = config.d_model
-  norms = config.num_layers * 2 * D + D
-  lookup = 0 if config.tie_embeddings else config.vocab_size * D
-  multiplying = num_params(config) - norms - lookup
+  weights = _multiplying(config) + config.vocab_size * config.d_model
   width = config.num_heads * config.head_dim
-  return 6 * multiplying + 6 * config.num_layers * width * sequence_length
+  return 6 * weights + 6 * config.num_layers * width * sequence_length
 
 
 def training_state_bytes(config: decoder.DecoderConfig) -> int:

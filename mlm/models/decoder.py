@@ -1,10 +1,14 @@
-"""A Llama-style decoder: pre-norm, grouped-query attention, RoPE, SwiGLU.
+"""Decoder-only models: Llama 3, Aya 23 (Cohere), BLOOM and their relatives.
 
-Letters: B rows, T tokens, S cache slots, D model width, K key/value heads,
-H head width, L layers, V vocabulary.
+One stack of blocks; the families differ in the fields of `DecoderConfig`, whose
+values for published models are in gin/models.
+
+Letters: B rows, T tokens, S cache slots, D model width, N heads, K key/value
+heads, H head width, L layers, V vocabulary.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,32 +16,46 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mlm.models import layers
+from mlm.models import fields, layers, masks, position_encodings
 from mlm.sharding import rules
 
 _EMBEDDING_STDDEV = 0.02  # as GPT-2 and Llama; logits start near 0 when tied
-_DTYPES = ("float32", "bfloat16")
-_REMAT = ("none", "full")
+_ROTATE = {
+  "rotary_halves": position_encodings.rotate_halves,
+  "rotary_pairs": position_encodings.rotate_pairs,
+}
+_POSITIONS = (*_ROTATE, "alibi")
 _RESIDUAL = ("batch", "length", "embed")
 
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Shape of a decoder.
+  """Shape and kind of a decoder.
 
   Attributes:
     vocab_size: V, rows of the embedding table.
     num_layers: L.
     d_model: D.
-    d_ff: F, width of the gated MLP.
+    d_ff: F, width of the MLP.
     num_heads: N query heads.
     num_kv_heads: K key/value heads; divides num_heads.
-    head_dim: H, even.
-    rope_theta: base of the rotary wavelengths.
-    norm_epsilon: of the RMS norms.
+    head_dim: H, even for rotary positions.
+    position_encoding: "rotary_halves", "rotary_pairs" or "alibi".
+    rope_theta: base of the rotary wavelengths; None with "alibi".
+    rope_scaling: {"factor", "low", "high", "original_length"} of Llama 3.1, see
+      `mlm.models.position_encodings.rotary_frequencies`; None for none.
+    norm: "rms" or "layer".
+    norm_epsilon: of the norms.
+    mlp: "swiglu", "geglu" or "gelu", the last without a gate.
+    parallel_block: whether attention and MLP read one norm and are added to the
+      residual at once.
+    use_biases: in all projections and norms; needs norm "layer".
+    normalize_embedding: whether a norm follows the embedding.
     tie_embeddings: whether the output matrix is the embedding table.
+    logit_scale: multiplies the logits.
     activation_dtype: "float32" or "bfloat16"; params are float32.
-    remat: "none", or "full" to recompute each layer in the backward pass.
+    remat: what the backward pass recomputes: "none", "minimal" (all but the
+      products with weights) or "full" (every block).
   """
 
   vocab_size: int
@@ -47,34 +65,73 @@ class DecoderConfig:
   num_heads: int
   num_kv_heads: int
   head_dim: int
-  rope_theta: float
+  position_encoding: str
+  rope_theta: float | None
+  rope_scaling: dict[str, float] | None
+  norm: str
   norm_epsilon: float
+  mlp: str
+  parallel_block: bool
+  use_biases: bool
+  normalize_embedding: bool
   tie_embeddings: bool
+  logit_scale: float
   activation_dtype: str
   remat: str
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      if field.type is int and getattr(self, field.name) < 1:
-        raise ValueError(
-          f"{field.name} {getattr(self, field.name)} must be at least 1"
-        )
+    fields.check(
+      self,
+      {
+        "position_encoding": _POSITIONS,
+        "norm": layers.NORMS,
+        "mlp": layers.MLPS,
+        "remat": layers.REMAT,
+      },
+    )
+    fields.check_positive(self, ("norm_epsilon", "logit_scale"))
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"num_heads {self.num_heads} is not divisible by num_kv_heads "
         f"{self.num_kv_heads}; each key/value head serves equally many"
       )
-    for name in ("rope_theta", "norm_epsilon"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name} {getattr(self, name)} must be above 0")
+    if self.use_biases and self.norm == "rms":
+      raise ValueError(
+        "use_biases with norm 'rms', which has none; set norm to 'layer'"
+      )
+    if self.position_encoding == "alibi":
+      self._check_alibi()
+    else:
+      self._check_rotary()
+
+  def _check_alibi(self):
+    if self.rope_theta is not None or self.rope_scaling is not None:
+      raise ValueError(
+        f"position_encoding 'alibi' rotates nothing, but rope_theta is "
+        f"{self.rope_theta} and rope_scaling {self.rope_scaling}; set both to "
+        "None"
+      )
+
+  def _check_rotary(self):
+    if self.rope_theta is None or not self.rope_theta > 0:
+      raise ValueError(
+        f"rope_theta {self.rope_theta} must be above 0 with position_encoding "
+        f"{self.position_encoding!r}"
+      )
     if self.head_dim % 2:
       raise ValueError(f"head_dim {self.head_dim} must be even for RoPE")
-    if self.activation_dtype not in _DTYPES:
+    if self.rope_scaling is None:
+      return
+    if set(self.rope_scaling) != set(position_encodings.ROPE_SCALING):
       raise ValueError(
-        f"activation_dtype {self.activation_dtype!r}: choose {_DTYPES}"
+        f"rope_scaling has {', '.join(self.rope_scaling)}; give "
+        f"{', '.join(position_encodings.ROPE_SCALING)}, or None"
       )
-    if self.remat not in _REMAT:
-      raise ValueError(f"remat {self.remat!r}: choose {_REMAT}")
+    if not 0 < self.rope_scaling["low"] < self.rope_scaling["high"]:
+      raise ValueError(
+        f"rope_scaling low {self.rope_scaling['low']} and high "
+        f"{self.rope_scaling['high']}: 0 < low < high is needed"
+      )
 
 
 class Model(NamedTuple):
@@ -93,23 +150,44 @@ class _Block(nn.Module):
   @nn.compact
   def __call__(self, x, cache, positions, mask, index):
     config = self.config
-    attended, cache = layers.Attention(
+    bias = rotate = None
+    if config.position_encoding == "alibi":
+      query_slots, key_slots = (jnp.arange(n) for n in mask.shape[1:])
+      bias = position_encodings.alibi_bias(
+        config.num_heads, index + query_slots, key_slots
+      )
+    else:
+      rotate = functools.partial(
+        _ROTATE[config.position_encoding],
+        frequencies=position_encodings.rotary_frequencies(
+          config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling
+        ),
+      )
+    attention = layers.Attention(
       num_heads=config.num_heads,
       num_kv_heads=config.num_kv_heads,
       head_dim=config.head_dim,
-      rope_theta=config.rope_theta,
+      is_scaled=True,
+      rotate=rotate,
+      use_biases=config.use_biases,
       name="attention",
-    )(
-      layers.RMSNorm(config.norm_epsilon, name="attention_norm")(x),
-      cache,
-      positions,
-      mask,
-      index,
+    )
+    mlp = layers.MLP(config.mlp, config.d_ff, config.use_biases, name="mlp")
+    name = "norm" if config.parallel_block else "attention_norm"
+    normed = _norm(config, name)(x)
+    attended, cache = attention(
+      normed, normed, cache, positions, mask, bias, index
     )
     x = rules.constrain(x + attended, _RESIDUAL)
-    normed = layers.RMSNorm(config.norm_epsilon, name="mlp_norm")(x)
-    x = x + layers.GatedMLP(config.d_ff, name="mlp")(normed)
-    return rules.constrain(x, _RESIDUAL), cache
+    if not config.parallel_block:
+      normed = _norm(config, "mlp_norm")(x)
+    return rules.constrain(x + mlp(normed), _RESIDUAL), cache
+
+
+def _norm(config, name):
+  return layers.Norm(
+    config.norm, config.norm_epsilon, config.use_biases, name=name
+  )
 
 
 class _Decoder(nn.Module):
@@ -121,10 +199,10 @@ class _Decoder(nn.Module):
 
     Args:
       tokens: int32 [B, T].
-      positions: int32 [B, T].
+      positions: int32 [B, T]; ALiBi counts slots instead.
       mask: bool [B, T, S].
       layer_caches: None, or {"keys", "values"} of [L, B, S, K, H].
-      index: int32 scalar, first cache slot to write.
+      index: int32 scalar, slot of the first token, and the first to write.
     """
     config = self.config
     dtype = jnp.dtype(config.activation_dtype)
@@ -139,22 +217,16 @@ class _Decoder(nn.Module):
     # have to be exchanged after it.
     rows = rules.constrain(table, ("vocab", "embed"))
     x = jnp.take(rows, tokens, axis=0).astype(dtype)
+    if config.normalize_embedding:
+      x = _norm(config, "embedding_norm")(x)
     x = rules.constrain(x, _RESIDUAL)
-    block = _Block
-    if config.remat == "full":
-      block = nn.remat(_Block, prevent_cse=False)
-    stack = nn.scan(
-      block,
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-      length=config.num_layers,
-      metadata_params={nn.PARTITION_NAME: "layers"},
+    stack = layers.stack(
+      _Block, num_layers=config.num_layers, remat=config.remat, num_shared=3
     )
     x, layer_caches = stack(config, name="layers")(
       x, layer_caches, positions, mask, index
     )
-    hidden = layers.RMSNorm(config.norm_epsilon, name="final_norm")(x)
+    hidden = _norm(config, "final_norm")(x)
     if config.tie_embeddings:
       unembedding = table.T
     else:
@@ -165,6 +237,10 @@ class _Decoder(nn.Module):
         ("embed", "vocab"),
         (config.d_model, config.vocab_size),
       )
+    # In float32, before the cast: exact for powers of two (Cohere's 1/16), one
+    # rounding of the weights otherwise. The hidden states stay what they are.
+    if config.logit_scale != 1:
+      unembedding = unembedding * config.logit_scale
     # Gathered over fsdp once, in the activations dtype, and not in every chunk
     # of the loss.
     unembedding = rules.constrain(unembedding.astype(dtype), ("embed", "vocab"))
@@ -183,22 +259,12 @@ def build(config: DecoderConfig) -> Model:
   def init(key):
     return nn.unbox(boxed(key))
 
-  def logical_axes():
-    specs = nn.get_partition_spec(jax.eval_shape(boxed, jax.random.key(0)))
-    return jax.tree.map(
-      tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
-    )
-
   def apply(params, batch):
-    segments = batch["decoder_segment_ids"]
-    length = segments.shape[1]
-    causal = jnp.tril(jnp.ones((length, length), bool))
-    mask = causal & (segments[:, :, None] == segments[:, None, :])
     outputs, _ = module.apply(
       {"params": params},
       batch["decoder_input_tokens"],
       batch["decoder_positions"],
-      mask,
+      masks.causal(batch["decoder_segment_ids"]),
       None,
       jnp.int32(0),
     )
@@ -221,18 +287,8 @@ def build(config: DecoderConfig) -> Model:
     }
 
   def extend(params, cache, tokens, positions, valid):
-    index, length = cache["index"], tokens.shape[1]
-    if length > cache["valid"].shape[1]:
-      raise ValueError(
-        f"{length} tokens do not fit a cache of {cache['valid'].shape[1]} "
-        "slots; make it at least as long as prompt and response together"
-      )
-    now_valid = jax.lax.dynamic_update_slice_in_dim(
-      cache["valid"], valid, index, axis=1
-    )
-    slots = jnp.arange(now_valid.shape[1])
-    own_slots = index + jnp.arange(length)
-    mask = now_valid[:, None, :] & (slots <= own_slots[:, None])
+    mask, now_valid = masks.cached(cache, valid)
+    index = cache["index"]
     outputs, layer_caches = module.apply(
       {"params": params},
       tokens,
@@ -241,7 +297,9 @@ def build(config: DecoderConfig) -> Model:
       {"keys": cache["keys"], "values": cache["values"]},
       index,
     )
-    cache = {**layer_caches, "valid": now_valid, "index": index + length}
-    return outputs, cache
+    index = index + tokens.shape[1]
+    return outputs, {**layer_caches, "valid": now_valid, "index": index}
 
-  return Model(init, apply, init_cache, extend, logical_axes)
+  return Model(
+    init, apply, init_cache, extend, lambda: layers.logical_axes(boxed)
+  )

@@ -1,8 +1,11 @@
-"""Layers of the decoder: RMS norm, rotary positions, attention, gated MLP.
+"""Layers of all models: norms, attention, MLPs, and the scan over blocks.
 
 Letters: B rows, T query length, S key length, D model width, N query heads,
 K key/value heads, G = N / K, H head width, F feed-forward width.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,10 +16,58 @@ from mlm.sharding import rules
 # Finite, so that a row that may attend to nothing (padding) gives no NaN.
 _MASKED = -1e30
 
+NORMS = ("rms", "layer")
+# Name -> (activation, whether a second projection gates it).
+_MLPS = {
+  "swiglu": (nn.silu, True),
+  "geglu": (nn.gelu, True),  # both the tanh approximation
+  "gelu": (nn.gelu, False),
+}
+MLPS = tuple(_MLPS)
 
-def _kernel_init(fan_in_axes: tuple[int, ...], out_axes: tuple[int, ...]):
+# What the backward pass finds saved: everything; the products of weights and
+# activations, but not attention's squares; only the input of each block.
+_REMAT = {
+  "none": None,
+  "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+REMAT = tuple(_REMAT)
+
+
+def stack(
+  block: type[nn.Module], *, num_layers: int, remat: str, num_shared: int
+) -> type[nn.Module]:
+  """A block applied num_layers times by scan, params stacked on axis 0.
+
+  Args:
+    block: module of (x, cache of its layer, *shared) -> (x, cache).
+    num_layers: L.
+    remat: one of `REMAT`.
+    num_shared: how many further arguments all layers share.
+  """
+  if remat != "none":
+    block = nn.remat(block, prevent_cse=False, policy=_REMAT[remat])
+  return nn.scan(
+    block,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    in_axes=(0, *[nn.broadcast] * num_shared),
+    length=num_layers,
+    metadata_params={nn.PARTITION_NAME: "layers"},
+  )
+
+
+def kernel_init(
+  in_axes: tuple[int, ...],
+  out_axes: tuple[int, ...],
+  *,
+  scale: float = 1.0,
+  distribution: str = "truncated_normal",
+):
+  """Initial values of variance scale / fan in."""
   return nn.initializers.variance_scaling(
-    1.0, "fan_in", "truncated_normal", fan_in_axes, out_axes
+    scale, "fan_in", distribution, in_axes, out_axes
   )
 
 
@@ -29,40 +80,42 @@ def parameter(
   )
 
 
-class RMSNorm(nn.Module):
-  """x / rms(x) * scale, with statistics in float32 (Zhang & Sennrich 2019)."""
+def logical_axes(boxed_init: Callable[[jax.Array], Any]) -> Any:
+  """Tree like params of tuples of logical axis names.
 
+  Args:
+    boxed_init: key -> params as `parameter` makes them, with their axes.
+  """
+  specs = nn.get_partition_spec(jax.eval_shape(boxed_init, jax.random.key(0)))
+  return jax.tree.map(
+    tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec)
+  )
+
+
+class Norm(nn.Module):
+  """x / rms(x) * scale; "layer" first subtracts the mean. Float32 statistics.
+
+  Source: Zhang & Sennrich 2019; Ba et al. 2016.
+  """
+
+  kind: str
   epsilon: float
+  use_bias: bool
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    scale = parameter(
-      self, "scale", nn.initializers.ones, ("embed",), (x.shape[-1],)
-    )
+    shape = (x.shape[-1],)
+    scale = parameter(self, "scale", nn.initializers.ones, ("embed",), shape)
     x_float = x.astype(jnp.float32)
+    if self.kind == "layer":
+      x_float -= jnp.mean(x_float, axis=-1, keepdims=True)
     mean_square = jnp.mean(x_float**2, axis=-1, keepdims=True)
-    normed = x_float * jax.lax.rsqrt(mean_square + self.epsilon)
-    return (normed * scale).astype(x.dtype)
-
-
-def rotate(x: jax.Array, positions: jax.Array, *, theta: float) -> jax.Array:
-  """Rotary position embedding; the two halves of H rotate against each other.
-
-  Args:
-    x: [B, T, heads, H], H even.
-    positions: int32 [B, T].
-    theta: base of the wavelengths.
-
-  Source: Su et al. 2021 (RoFormer), section 3.4; half layout as in the
-  published Hugging Face weights of Llama.
-  """
-  half = x.shape[-1] // 2
-  frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  angles = positions[..., None, None].astype(jnp.float32) * frequencies
-  cos, sin = jnp.cos(angles), jnp.sin(angles)
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = [first * cos - second * sin, second * cos + first * sin]
-  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
+    normed = x_float * jax.lax.rsqrt(mean_square + self.epsilon) * scale
+    if self.use_bias:
+      normed += parameter(
+        self, "bias", nn.initializers.zeros, ("embed",), shape
+      )
+    return normed.astype(x.dtype)
 
 
 def attend(
@@ -70,17 +123,22 @@ def attend(
   key_BSKH: jax.Array,
   value_BSKH: jax.Array,
   mask_BTS: jax.Array,
+  bias_NTS: jax.Array | None,
 ) -> jax.Array:
-  """Grouped-query attention, softmax in float32; returns [B, T, N, H]."""
+  """softmax(query key + bias) value, softmax in float32; [B, T, N, H].
+
+  Queries come scaled; each key/value head serves N / K of them.
+  """
   B, T, N, H = query_BTNH.shape
   K = key_BSKH.shape[2]
   # Head-major before the products: a third of the step's time on a CPU.
-  query = (query_BTNH * H**-0.5).reshape(B, T, K, N // K, H)
-  query = query.transpose(0, 2, 3, 1, 4)
+  query = query_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
   key, value = (x.transpose(0, 2, 1, 3) for x in (key_BSKH, value_BSKH))
   logits = jnp.einsum(
     "BKGTH,BKSH->BKGTS", query, key, preferred_element_type=jnp.float32
   )
+  if bias_NTS is not None:
+    logits += bias_NTS.reshape(K, N // K, *bias_NTS.shape[1:])
   logits = jnp.where(mask_BTS[:, None, None], logits, _MASKED)
   weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
   out = jnp.einsum("BKGTS,BKSH->BKGTH", weights, value)
@@ -88,83 +146,137 @@ def attend(
 
 
 class Attention(nn.Module):
-  """Causal self-attention, with or without a cache of earlier keys."""
+  """Attention to the tokens themselves, or to those of another sequence.
+
+  Attributes:
+    num_heads: N.
+    num_kv_heads: K, divides N.
+    head_dim: H.
+    is_scaled: whether logits are divided by sqrt(H); if not, the initial values
+      of the query kernel are, as in T5.
+    rotate: (x [B, T, heads, H], positions) -> x, or None.
+    use_biases: in all four projections.
+  """
 
   num_heads: int
   num_kv_heads: int
   head_dim: int
-  rope_theta: float
+  is_scaled: bool
+  rotate: Callable | None
+  use_biases: bool
 
   @nn.compact
-  def __call__(self, x, cache, positions, mask, index):
+  def __call__(self, x, source, cache, positions, mask, bias, index):
     """Attends.
 
     Args:
       x: [B, T, D].
-      cache: None, or {"keys", "values"} of [B, S, K, H] to write into.
-      positions: int32 [B, T].
-      mask: bool [B, T, S]; S = T without a cache.
-      index: first slot to write, int32 scalar; unused without a cache.
+      source: [B, S, D] that keys and values are made of; None to take those of
+        the cache.
+      cache: None, or {"keys", "values"} of [B, S, K, H]; those of the source
+        are written into it.
+      positions: int32 [B, T] for `rotate`.
+      mask: bool [B, T, S].
+      bias: float32 [N, T, S] added to the logits, or None.
+      index: first slot of the cache to write, int32 scalar.
 
     Returns:
       ([B, T, D], cache).
     """
     D, N, K, H = x.shape[-1], self.num_heads, self.num_kv_heads, self.head_dim
+    # T5 draws attention's kernels from a whole normal distribution.
+    distribution = "truncated_normal" if self.is_scaled else "normal"
 
-    def project(name, heads, axis):
+    def biased(projected, name, axes, shape):
+      if not self.use_biases:
+        return projected
+      bias = parameter(self, name, nn.initializers.zeros, axes, shape)
+      return projected + bias.astype(x.dtype)
+
+    def project(inputs, name, heads, axis, scale=1.0):
       kernel = parameter(
         self,
         name,
-        _kernel_init((0,), (1, 2)),
+        kernel_init((0,), (1, 2), scale=scale, distribution=distribution),
         ("embed", axis, "head_width"),
         (D, heads, H),
       )
-      projected = jnp.einsum("BTD,DNH->BTNH", x, kernel.astype(x.dtype))
+      projected = biased(
+        jnp.einsum("BTD,DNH->BTNH", inputs, kernel.astype(x.dtype)),
+        f"{name}_bias",
+        (axis, "head_width"),
+        (heads, H),
+      )
       return rules.constrain(projected, ("batch", "length", axis, "head_width"))
 
-    query = rotate(
-      project("query", N, "heads"), positions, theta=self.rope_theta
-    )
-    key = rotate(
-      project("key", K, "kv_heads"), positions, theta=self.rope_theta
-    )
-    value = project("value", K, "kv_heads")
-    if cache is not None:
-      key = jax.lax.dynamic_update_slice_in_dim(
-        cache["keys"], key, index, axis=1
-      )
-      value = jax.lax.dynamic_update_slice_in_dim(
-        cache["values"], value, index, axis=1
-      )
-      cache = {"keys": key, "values": value}
-    out = attend(query, key, value, mask)
+    query_scale = 1.0 if self.is_scaled else 1 / H
+    query = project(x, "query", N, "heads", scale=query_scale)
+    if self.rotate is not None:
+      query = self.rotate(query, positions)
+    if source is None:
+      key, value = cache["keys"], cache["values"]
+    else:
+      key = project(source, "key", K, "kv_heads")
+      value = project(source, "value", K, "kv_heads")
+      if self.rotate is not None:
+        key = self.rotate(key, positions)
+      if cache is not None:
+        key, value = (
+          jax.lax.dynamic_update_slice_in_dim(cache[name], new, index, axis=1)
+          for name, new in (("keys", key), ("values", value))
+        )
+        cache = {"keys": key, "values": value}
+    if self.is_scaled:
+      query = query * H**-0.5
+    out = attend(query, key, value, mask, bias)
     kernel = parameter(
       self,
       "out",
-      _kernel_init((0, 1), (2,)),
+      kernel_init((0, 1), (2,), distribution=distribution),
       ("heads", "head_width", "embed"),
       (N, H, D),
     )
-    return jnp.einsum("BTNH,NHD->BTD", out, kernel.astype(x.dtype)), cache
+    out = jnp.einsum("BTNH,NHD->BTD", out, kernel.astype(x.dtype))
+    return biased(out, "out_bias", ("embed",), (D,)), cache
 
 
-class GatedMLP(nn.Module):
-  """(silu(x gate) * (x up)) down, the SwiGLU of Shazeer 2020."""
+class MLP(nn.Module):
+  """act(x up) down, or with a gate (act(x gate) * (x up)) down.
 
+  Attributes:
+    kind: one of `MLPS`.
+    d_ff: F.
+    use_biases: in all projections.
+
+  Source: Shazeer 2020 for the gated ones.
+  """
+
+  kind: str
   d_ff: int
+  use_biases: bool
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     D, F = x.shape[-1], self.d_ff
+    activation, is_gated = _MLPS[self.kind]
 
     def project(x, name, axes, shape):
-      kernel = parameter(self, name, _kernel_init((0,), (1,)), axes, shape)
-      return x @ kernel.astype(x.dtype)
+      kernel = parameter(self, name, kernel_init((0,), (1,)), axes, shape)
+      projected = x @ kernel.astype(x.dtype)
+      if not self.use_biases:
+        return projected
+      bias = parameter(
+        self, f"{name}_bias", nn.initializers.zeros, axes[1:], shape[1:]
+      )
+      return projected + bias.astype(x.dtype)
 
     # One long matrix, not a batch of short ones: XLA's CPU gradients halve.
     rows = x.reshape(-1, D)
-    gate = project(rows, "gate", ("embed", "mlp"), (D, F))
     up = project(rows, "up", ("embed", "mlp"), (D, F))
-    gated = rules.constrain(nn.silu(gate) * up, ("batch", "mlp"))
-    down = project(gated, "down", ("mlp", "embed"), (F, D))
+    if is_gated:
+      hidden = activation(project(rows, "gate", ("embed", "mlp"), (D, F))) * up
+    else:
+      hidden = activation(up)
+    hidden = rules.constrain(hidden, ("batch", "mlp"))
+    down = project(hidden, "down", ("mlp", "embed"), (F, D))
     return down.reshape(x.shape)

@@ -18,6 +18,7 @@ RULES = {
   "embed": "fsdp",
   "head_width": None,
   "layers": None,
+  "buckets": None,
 }
 
 # The same for activations: fsdp splits their batch, so embed must stay whole.

@@ -93,14 +93,14 @@ def constant_with_warmup(*, peak: float, warmup_steps: int) -> Schedule:
 
 
 def decayed(params: Any) -> Any:
-  """True where weight decay applies: matrices, and not norms' scales.
+  """True where weight decay applies: matrices, and not scales and biases.
 
-  Layers are stacked, so a scale has two dimensions; its name tells.
+  Layers are stacked, so those have two dimensions or more; their names tell.
   """
 
   def of_leaf(path, leaf):
     name = jax.tree_util.keystr(path[-1:], simple=True)
-    return leaf.ndim > 1 and not name.endswith("scale")
+    return leaf.ndim > 1 and not name.endswith(("scale", "bias"))
 
   return jax.tree_util.tree_map_with_path(of_leaf, params)
 

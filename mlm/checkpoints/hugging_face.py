@@ -1,0 +1,294 @@
+"""Models of Hugging Face and ours: configurations and weights, both ways.
+
+By the tables of `hugging_face_tables`. Reading and writing both check that no
+name is missing and none is left over.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mlm.checkpoints.hugging_face_tables import FAMILIES, HEAD, Row
+from mlm.models import decoder, encdec
+
+Config = decoder.DecoderConfig | encdec.EncoderDecoderConfig
+
+
+def family_of(config: Config) -> str:
+  """Model type whose fixed fields a configuration has.
+
+  Raises:
+    ValueError: if there is none, with what differs from each.
+  """
+  differences = {}
+  for model_type, family in FAMILIES.items():
+    if isinstance(config, family.config_class):
+      differences[model_type] = {
+        name: getattr(config, name)
+        for name, value in family.fixed.items()
+        if getattr(config, name) != value
+      }
+      if not differences[model_type]:
+        return model_type
+  raise ValueError(
+    "no Hugging Face model type has such a configuration; it differs from "
+    + "; ".join(
+      f"{model_type} in "
+      + ", ".join(f"{name} {value!r}" for name, value in differing.items())
+      for model_type, differing in differences.items()
+    )
+  )
+
+
+# Theirs -> ours, in rope_scaling.
+_SCALING = {
+  "factor": "factor",
+  "low_freq_factor": "low",
+  "high_freq_factor": "high",
+  "original_max_position_embeddings": "original_length",
+}
+
+
+def _filled(given: Mapping[str, Any]) -> dict[str, Any]:
+  """A config.json with the keys that older or newer files leave out."""
+  filled = dict(given)
+  rope = filled.pop("rope_parameters", None)  # of transformers 5
+  if rope is not None:
+    filled["rope_theta"] = rope["rope_theta"]
+    filled["rope_scaling"] = rope
+  for key, other in (
+    ("n_layer", "num_hidden_layers"),
+    ("n_head", "num_attention_heads"),
+  ):
+    value = filled.get(key, filled.get(other))
+    filled.setdefault(key, value)
+    filled.setdefault(other, value)
+  filled.setdefault("num_key_value_heads", filled["num_attention_heads"])
+  filled.setdefault("relative_attention_max_distance", 128)
+  if "hidden_size" in filled:
+    width = filled["hidden_size"]
+    if filled.get("head_dim") is None:
+      filled["head_dim"] = width // filled["num_attention_heads"]
+    filled.setdefault("intermediate_size", 4 * width)  # BLOOM's
+    filled.setdefault("tie_word_embeddings", filled["model_type"] != "llama")
+  filled["rope_scaling"] = _scaling(filled.get("rope_scaling"))
+  return filled
+
+
+def _scaling(theirs):
+  if theirs is None:
+    return None
+  kind = theirs.get("rope_type", theirs.get("type"))
+  if kind == "default":
+    return None
+  if kind != "llama3":
+    raise ValueError(
+      f"rope_type {kind!r}: only 'llama3' and 'default' are here"
+    )
+  return {ours: theirs[name] for name, ours in _SCALING.items()}
+
+
+def read_config(
+  config_json: Mapping[str, Any], *, activation_dtype: str, remat: str
+) -> Config:
+  """Our configuration of their config.json.
+
+  Args:
+    config_json: its contents, of transformers 4 or 5.
+    activation_dtype: of ours.
+    remat: of ours.
+
+  Raises:
+    ValueError: if the model type, or what it is set to, is not here.
+  """
+  model_type = config_json.get("model_type")
+  if model_type not in FAMILIES:
+    raise ValueError(
+      f"model_type {model_type!r} is not here; known: {', '.join(FAMILIES)}"
+    )
+  family, filled = FAMILIES[model_type], _filled(config_json)
+  for key, needed in family.required.items():
+    if filled.get(key, needed) != needed:
+      raise ValueError(
+        f"{model_type} with {key} {filled[key]!r}: only {needed!r} is here"
+      )
+  missing = [key for key in family.fields.values() if key not in filled]
+  if missing:
+    raise ValueError(f"config.json of {model_type} lacks {', '.join(missing)}")
+  return family.config_class(
+    **{ours: filled[theirs] for ours, theirs in family.fields.items()},
+    **family.fixed,
+    activation_dtype=activation_dtype,
+    remat=remat,
+  )
+
+
+def write_config(config: Config) -> dict[str, Any]:
+  """Their config.json of our configuration.
+
+  Raises:
+    ValueError: if no model type of theirs has such a configuration.
+  """
+  model_type = family_of(config)
+  family = FAMILIES[model_type]
+  written = {
+    "architectures": [family.architecture],
+    "model_type": model_type,
+    **family.required,
+    **family.written,
+    **{theirs: getattr(config, ours) for ours, theirs in family.fields.items()},
+  }
+  if written.get("rope_scaling") is not None:
+    scaling = written["rope_scaling"]
+    written["rope_scaling"] = {
+      "rope_type": "llama3",
+      **{theirs: scaling[ours] for theirs, ours in _SCALING.items()},
+    }
+  if model_type == "bloom":
+    # They derive these from the others.
+    for key in ("intermediate_size", "num_key_value_heads", "head_dim"):
+      value = written.pop(key)
+      if value != _filled(written)[key]:
+        raise ValueError(
+          f"bloom has {key} {_filled(written)[key]}, not {value}"
+        )
+  return written
+
+
+def build(config: Config) -> decoder.Model | encdec.EncoderDecoder:
+  """The model of a configuration of either kind."""
+  module = decoder if isinstance(config, decoder.DecoderConfig) else encdec
+  return module.build(config)
+
+
+def _abstract(config: Config) -> Any:
+  return jax.eval_shape(build(config).init, jax.random.key(0))
+
+
+def _flat(params: Any) -> dict[str, Any]:
+  """{path: leaf} of our params."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+  }
+
+
+def _tensors(config: Config) -> Iterator[tuple[str, Row, int | None, list]]:
+  """(name, row, layer or None, shapes of ours) of each of their tensors."""
+  paths = _flat(_abstract(config))
+  for row in FAMILIES[family_of(config)].rows:
+    if row is HEAD and "unembedding" not in paths:
+      continue  # tied
+    leaves = [paths[path] for path in row.ours]
+    if "{}" not in row.theirs:
+      yield row.theirs, row, None, leaves
+      continue
+    one = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves]
+    for layer in range(leaves[0].shape[0]):
+      yield row.theirs.format(layer), row, layer, one
+
+
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+  """{name: shape} of all their tensors of a configuration."""
+  found, of_row = {}, {}
+  for name, row, _, ours in _tensors(config):
+    if row.theirs not in of_row:  # all layers are alike
+      written = jax.eval_shape(lambda *x, row=row: row.layout.write(x), *ours)
+      of_row[row.theirs] = written.shape
+    found[name] = of_row[row.theirs]
+  return found
+
+
+def _checked(tensors, config: Config) -> dict[str, str]:
+  """{our spelling: theirs}; raises ValueError unless all fit."""
+  family = FAMILIES[family_of(config)]
+  expected = shapes(config)
+  spelling = {
+    name
+    if name.startswith(family.prefix) or name in expected
+    else family.prefix + name: name
+    for name in tensors
+  }
+  copies = {x: y for x, y in family.copies.items() if x not in expected}
+  known = {*expected, *copies, *family.ignored}
+  problems = [f"missing {name}" for name in expected if name not in spelling]
+  problems += [f"unexpected {x}" for x in spelling if x not in known]
+  for name, shape in expected.items():
+    if name in spelling and tuple(tensors[spelling[name]].shape) != shape:
+      found = list(tensors[spelling[name]].shape)
+      problems.append(f"{name} has shape {found}, needed {list(shape)}")
+  if not problems:
+    for copy, name in copies.items():
+      if copy in spelling and not np.array_equal(
+        tensors[spelling[copy]], tensors[spelling[name]]
+      ):
+        problems.append(f"{copy} differs from {name}, which it must repeat")
+  if problems:
+    raise ValueError(
+      "the tensors are not those of the configuration:\n  "
+      + "\n  ".join(problems)
+      + "\nuse the config.json that lies beside them"
+    )
+  return spelling
+
+
+def from_hugging_face(
+  config: Config, tensors: Mapping[str, np.ndarray], *, shardings: Any
+) -> Any:
+  """Our params, float32, of their tensors.
+
+  A device asks for its part of a param alone, and of the tensors that part is
+  all that is read; so tensors may lie on a disk and be larger than the memory.
+
+  Args:
+    config: of `read_config`.
+    tensors: name -> array of any float dtype.
+    shardings: tree like params of where each is to live.
+
+  Raises:
+    ValueError: with a line for every name that is missing or unexpected, and
+      every wrong shape.
+  """
+  spelling = _checked(tensors, config)
+  # path -> what makes each of its layers, or all of it.
+  sources: dict[str, list] = {}
+  for name, row, layer, leaves in _tensors(config):
+    for part, (path, leaf) in enumerate(zip(row.ours, leaves, strict=True)):
+      source = (tensors[spelling[name]], row.layout, part, leaf.shape)
+      sources.setdefault(path, []).append((*source, layer is not None))
+
+  def one(source, index):
+    tensor, layout, part, shape, _ = source
+    return np.asarray(layout.read(tensor, shape)[part][index], np.float32)
+
+  def param(path, leaf, sharding):
+    of_path = sources[jax.tree_util.keystr(path, simple=True, separator="/")]
+    is_stacked = of_path[0][-1]
+
+    def read(index):
+      if not is_stacked:
+        return one(of_path[0], index)
+      return np.stack([one(x, index[1:]) for x in of_path[index[0]]])
+
+    return jax.make_array_from_callback(leaf.shape, sharding, read)
+
+  return jax.tree_util.tree_map_with_path(param, _abstract(config), shardings)
+
+
+def to_hugging_face(
+  config: Config, params: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields (name, array) of their tensors, one at a time.
+
+  Args:
+    config: that the params are of.
+    params: ours; one leaf at a time is brought to the host.
+  """
+  flat = _flat(params)
+  for name, row, layer, _ in _tensors(config):
+    ours = [
+      flat[path] if layer is None else flat[path][layer] for path in row.ours
+    ]
+    yield name, np.ascontiguousarray(row.layout.write([*map(np.asarray, ours)]))

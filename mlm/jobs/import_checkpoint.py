@@ -1,0 +1,63 @@
+"""Job: a checkpoint of ours from a model of Hugging Face."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+
+from mlm.checkpoints import hugging_face, manager, safetensors
+from mlm.jobs import training_run
+from mlm.sharding import mesh as mesh_lib
+from mlm.sharding import rules
+from mlm.tokenizers import load
+from mlm.training import state as train_state
+
+
+def import_checkpoint(
+  *,
+  source: str,
+  tokenizer: str,
+  output: str,
+  mesh_shape: dict,
+  activation_dtype: str,
+  remat: str,
+) -> None:
+  """Reads config.json and safetensors files; writes a checkpoint at step 0.
+
+  Each device reads its part of the files.
+
+  Args:
+    source: folder with config.json and safetensors files, of the model types in
+      `mlm.checkpoints.hugging_face_tables`.
+    tokenizer: directory of the tokenizer that the model was trained with; "" if
+      it is not one of ours, and then jobs that read text refuse the model.
+    output: directory for checkpoints.
+    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    activation_dtype: "float32" or "bfloat16", of the jobs that follow.
+    remat: "none", "minimal" or "full", of the jobs that follow.
+  """
+  mesh = mesh_lib.make_mesh(mesh_shape)
+  with open(os.path.join(source, "config.json")) as f:
+    config = hugging_face.read_config(
+      json.load(f), activation_dtype=activation_dtype, remat=remat
+    )
+  sha256 = load.read_card(tokenizer)["model_sha256"] if tokenizer else None
+  model = hugging_face.build(config)
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  params = hugging_face.from_hugging_face(
+    config,
+    safetensors.read(source),
+    shardings=rules.named_shardings(mesh, model.logical_axes(), abstract),
+  )
+  checkpointer = manager.Checkpointer(
+    training_run.checkpoints_of(output),
+    keep=1,
+    metadata=training_run.model_metadata(config, sha256),
+  )
+  try:
+    checkpointer.save(0, train_state.TrainState(jnp.int32(0), params, ()))
+  finally:
+    checkpointer.close()
+  num_params = sum(x.size for x in jax.tree.leaves(params))
+  print(f"{num_params:,} parameters: {output}")
