@@ -30,6 +30,10 @@ from kernels.linear_cross_entropy import (
   shapes,
   sharded,
 )
+from kernels.relative_attention import chunked as chunked_attention
+from kernels.relative_attention import pallas_tpu as pallas_attention
+from kernels.relative_attention import reference as plain_attention
+from kernels.relative_attention import shapes as attention_shapes
 
 _WHOLE = ahead_of_time.PartitionSpec()
 
@@ -120,9 +124,66 @@ def _head_rows() -> Iterator[Row]:
     )
 
 
+def _attention_loss(
+  function, is_causal, heads, query, key, value, table, segments
+):
+  """Operands come side by side, as the projections before them give them."""
+  output = function(
+    *(x.reshape(*x.shape[:2], *heads) for x in (query, key, value)),
+    table,
+    segments,
+    segments,
+    max_distance=attention_shapes.MAX_DISTANCE,
+    is_causal=is_causal,
+  ).reshape(query.shape)
+  return jnp.sum(output * jnp.cos(output), dtype=jnp.float32)
+
+
+def _attention_rows() -> Iterator[Row]:
+  chunk = chunked_attention.CHUNK_QUERIES
+  for chip in ahead_of_time.CHIPS:
+    versions = {
+      "pallas": functools.partial(
+        pallas_attention.relative_attention_on_chip,
+        vmem_capacity_bytes=ahead_of_time.vmem_bytes(chip),
+      ),
+      "plain": plain_attention.relative_attention,
+      "chunked": functools.partial(
+        chunked_attention.relative_attention, chunk_queries=chunk
+      ),
+    }
+    for shape in (
+      attention_shapes.MT5_XXL_LONG,
+      attention_shapes.MT5_XXL_CAUSAL,
+    ):
+      is_first = (chip, shape) == (
+        ahead_of_time.V5P,
+        attention_shapes.MT5_XXL_LONG,
+      )
+      for name in versions if is_first else ("pallas",):
+        B, T, N, H = shape[1:5]
+        yield Row(
+          f"attention {shape.name}, {chip.name}, {name}",
+          jax.value_and_grad(
+            functools.partial(
+              _attention_loss, versions[name], shape.is_causal, (N, H)
+            ),
+            argnums=(0, 1, 2, 3),
+          ),
+          [
+            *[((B, T, N * H), shape.dtype, _WHOLE)] * 3,
+            ((N, attention_shapes.NUM_BUCKETS), "float32", _WHOLE),
+            ((B, T), "int32", _WHOLE),
+          ],
+          chip.topology,
+          {"data": 1},
+        )
+
+
 def rows() -> Iterator[Row]:
   """Every program of the table."""
   yield from _head_rows()
+  yield from _attention_rows()
 
 
 def main() -> None:

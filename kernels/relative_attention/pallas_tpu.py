@@ -103,9 +103,7 @@ class _Setup:
   def heads(self) -> list[tuple[int, slice]]:
     """Each head of a program, and its lanes."""
     H = self.head_width
-    return [
-      (g, slice(g * H, (g + 1) * H)) for g in range(self.num_lanes // H)
-    ]
+    return [(g, slice(g * H, (g + 1) * H)) for g in range(self.num_lanes // H)]
 
   def call(self, kernel, *operands, num_flops, num_bytes, num_exps, **kwargs):
     return pl.pallas_call(
@@ -212,9 +210,9 @@ def _forward_kernel(
       shrink = jnp.exp(before - maximum)
       running_ref[g : g + 1] = maximum
       normalizer = slice(num_heads + g, num_heads + g + 1)
-      running_ref[normalizer] = shrink * running_ref[
-        normalizer
-      ] + weights.sum(axis=0, keepdims=True)
+      running_ref[normalizer] = shrink * running_ref[normalizer] + weights.sum(
+        axis=0, keepdims=True
+      )
       value = value_ref[0, :, lanes]
       sum_ref[lanes] = shrink * sum_ref[lanes] + _dot(
         value, weights.astype(value.dtype), _TN
