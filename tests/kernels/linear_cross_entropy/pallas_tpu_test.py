@@ -112,14 +112,13 @@ def test_what_lies_beyond_the_vocabulary_is_never_used(options):
   _assert_equals_reference(function, inputs, options, 1e-5)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_two_cores_in_any_order_do_not_race(seed):
+def test_two_cores_in_any_order_do_not_race():
   function = functools.partial(
     _emulated,
     interpret=pltpu.InterpretParams(
       detect_races=True,
       num_cores_or_threads=2,
-      random_seed=seed,
+      random_seed=1,
       out_of_bounds_reads="uninitialized",
     ),
   )

@@ -88,12 +88,11 @@ def test_rows_and_groups_of_heads_keep_apart():
   _assert_equals_reference(_emulated, inputs, options, 1e-5)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_two_cores_in_any_order_do_not_race(seed):
+def test_two_cores_in_any_order_do_not_race():
   function = functools.partial(
     _emulated,
     interpret=pltpu.InterpretParams(
-      detect_races=True, num_cores_or_threads=2, random_seed=seed
+      detect_races=True, num_cores_or_threads=2, random_seed=1
     ),
   )
   inputs = _inputs(1, 256, 256, 2, 128, jnp.float32, 2)
