@@ -132,6 +132,7 @@ def main() -> None:
   parser.add_argument("--vocab_size", type=int, required=True)
   parser.add_argument("--budget_characters", type=int, default=20_000_000)
   parser.add_argument("--wet")
+  parser.add_argument("--only", default="", help="names, separated by ;")
   options = parser.parse_args()
 
   def inside(*names):
@@ -169,15 +170,19 @@ def main() -> None:
   balanced = balance.Balanced(
     parallel=inside("balance"), reference=ENGLISH, rounds=4, exponent=3.0
   )
+  chosen = [name for name in options.only.split(";") if name]
   as_mt5 = {"temperature": 10 / 3, "max_epochs": None}
+  once = {**as_mt5, "max_epochs": 1}
   paths = {}
   for name, corpus, how, division in (
     ("temperature", "all", as_mt5, None),
-    ("temperature, once", "all", {**as_mt5, "max_epochs": 1}, None),
+    ("temperature, once", "all", once, None),
     ("half English", "half English", {**as_mt5, "temperature": 1.0}, None),
-    ("budgeted", "all", as_mt5, budgeted),
+    ("budgeted", "all", once, budgeted),
     ("balanced", "but balance", as_mt5, balanced),
   ):
+    if chosen and name not in chosen:
+      continue
     paths[name] = inside(f"tokenizer {name}")
     card = train.train_tokenizer(
       corpus=inside(corpus),

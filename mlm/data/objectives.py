@@ -7,6 +7,7 @@ length, the same ones for every row of a run.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +22,35 @@ class Objective:
     raw_length: tokens of text that a row takes, at most.
     features: (tokens, rng) -> {name: array [its length]}; int32 but the loss
       weights, float32.
+    extra_ids: ids that rows have beside the tokenizer's: modes, sentinels.
+    settings: what it was made of, as JSON; two objectives of equal settings
+      make equal rows.
   """
 
   raw_length: int
   features: Callable[[np.ndarray, np.random.Generator], dict[str, np.ndarray]]
+  extra_ids: range
+  settings: dict[str, Any]
+
+
+def check_ids(
+  objective: Objective, *, num_pieces: int, vocab_size: int
+) -> None:
+  """Raises ValueError unless extra ids lie behind the pieces, in the model.
+
+  Args:
+    objective: of the rows.
+    num_pieces: of the tokenizer.
+    vocab_size: of the model.
+  """
+  extra = objective.extra_ids
+  if extra and (extra.start < num_pieces or extra.stop > vocab_size):
+    raise ValueError(
+      f"the objective writes {len(extra)} ids, {extra.start} to {extra.stop - 1}, "
+      f"which must lie behind the tokenizer's {num_pieces} pieces and in the "
+      f"model's vocab_size {vocab_size}; a vocab_size of "
+      f"{num_pieces + len(extra)} has room for them at its end"
+    )
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:
@@ -66,7 +92,8 @@ def causal(*, length: int) -> Objective:
     del rng
     return _decoder_features(tokens, np.ones(len(tokens)), length)
 
-  return Objective(length, features)
+  settings = {"objective": "causal", "length": length}
+  return Objective(length, features, range(0), settings)
 
 
 def prefix_features(
@@ -108,7 +135,8 @@ def prefix(*, length: int) -> Objective:
     cut = int(rng.integers(1, max(2, len(tokens))))
     return prefix_features(tokens, cut=cut, length=length)
 
-  return Objective(length, features)
+  settings = {"objective": "prefix", "length": length}
+  return Objective(length, features, range(0), settings)
 
 
 def encoder_decoder_features(
@@ -258,8 +286,8 @@ def span_corruption(
     inputs_length: of the encoder; the decoder's follows from it.
     noise_density: T5 and mT5: 0.15.
     mean_span: T5 and mT5: 3.
-    first_sentinel: the largest id of the model's vocabulary; sentinels lie
-      behind the tokenizer's pieces.
+    first_sentinel: the largest of them; the others count down from it. mT5's
+      is 250,099, its 250,100th id: what is behind it pads the table.
   """
   raw_length, targets_length = span_corruption_lengths(
     inputs_length, noise_density=noise_density, mean_span=mean_span
@@ -283,4 +311,15 @@ def span_corruption(
       targets_length=targets_length,
     )
 
-  return Objective(raw_length, features)
+  _, spans = noise_lengths(
+    raw_length, noise_density=noise_density, mean_span=mean_span
+  )
+  settings = {
+    "objective": "span_corruption",
+    "inputs_length": inputs_length,
+    "noise_density": noise_density,
+    "mean_span": mean_span,
+    "first_sentinel": first_sentinel,
+  }
+  extra = range(first_sentinel - spans + 1, first_sentinel + 1)
+  return Objective(raw_length, features, extra, settings)

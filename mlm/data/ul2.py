@@ -6,7 +6,7 @@ span, which then is the end of the window: a prefix to go on from.
 
 The model needs ids behind the tokenizer's pieces, counted from its last one
 down: a token for each mode, R, X and S, then a sentinel for each hidden span
-(`num_extra_ids`; 98 for inputs of 512 and the denoisers of `UL2`, 192 for 1,024).
+(`num_extra_ids`; 98 for inputs of 512 and `published_denoisers`, 192 for 1,024).
 
 Source: Tay et al. 2023 (UL2), section 3.1 and Table 1.
 """
@@ -38,17 +38,21 @@ class Denoiser:
   mean_span: float
 
 
-# Seven, each as likely as the others; that the paper weighs them equally is
-# known to us from others and not checked in its text.
-UL2 = (
-  Denoiser("R", 0.15, 3),
-  Denoiser("R", 0.15, 8),
-  Denoiser("X", 0.5, 3),
-  Denoiser("X", 0.5, 8),
-  Denoiser("X", 0.5, 64),
-  Denoiser("X", 0.15, 64),
-  Denoiser("S", 0.25, math.inf),
-)
+def published_denoisers() -> tuple[Denoiser, ...]:
+  """Seven, each as likely as the others.
+
+  That the paper weighs them equally is known to us from others and not checked
+  in its text.
+  """
+  return (
+    Denoiser("R", 0.15, 3),
+    Denoiser("R", 0.15, 8),
+    Denoiser("X", 0.5, 3),
+    Denoiser("X", 0.5, 8),
+    Denoiser("X", 0.5, 64),
+    Denoiser("X", 0.15, 64),
+    Denoiser("S", 0.25, math.inf),
+  )
 
 
 def _lengths(raw_length: int, denoiser: Denoiser) -> tuple[int, int]:
@@ -96,22 +100,13 @@ def num_extra_ids(raw_length: int, denoisers: Sequence[Denoiser]) -> int:
 
 
 def _corruption(
-  raw_length: int,
   denoisers: Sequence[Denoiser],
   vocab_size: int,
-  num_pieces: int,
 ) -> Callable:
   """(tokens, rng) -> (inputs, targets) of a denoiser that rng draws."""
   unknown = sorted({of.mode for of in denoisers} - set(MODES))
   if unknown:
     raise ValueError(f"unknown modes {unknown}; use {', '.join(MODES)}")
-  extra = num_extra_ids(raw_length, denoisers)
-  if vocab_size < num_pieces + extra:
-    raise ValueError(
-      f"the model's vocab_size {vocab_size} leaves {vocab_size - num_pieces} ids "
-      f"behind the tokenizer's {num_pieces} pieces, but modes and sentinels need "
-      f"{extra}; set it to at least {num_pieces + extra}"
-    )
 
   def corrupt(tokens, rng):
     denoiser = denoisers[rng.integers(len(denoisers))]
@@ -131,33 +126,45 @@ def _corruption(
   return corrupt
 
 
+def _extra_ids(raw_length, denoisers, vocab_size) -> range:
+  return range(vocab_size - num_extra_ids(raw_length, denoisers), vocab_size)
+
+
+def _settings(name, length, denoisers, vocab_size) -> dict:
+  return {
+    "objective": name,
+    "length": length,
+    "denoisers": [
+      f"{of.mode} {of.noise_density} {of.mean_span}" for of in denoisers
+    ],
+    "vocab_size": vocab_size,
+  }
+
+
 def encoder_decoder(
   *,
   inputs_length: int,
   denoisers: Sequence[Denoiser],
   vocab_size: int,
-  num_pieces: int,
 ) -> objectives.Objective:
   """UL2 for an encoder-decoder.
 
   All windows are of one length, so that no text is lost whatever the denoiser:
   the longest whose inputs fit, while the decoder has room for the longest
-  targets. With `UL2` and inputs of 512 these are windows of 567 tokens and targets
+  targets. With `published_denoisers` and inputs of 512 these are windows of 567 tokens and targets
   of 380; 81 % of the encoder's positions and 53 % of the decoder's are real
   (`indexed.real_shares`).
 
   Args:
     inputs_length: of the encoder, mode token and EOS included.
     denoisers: as likely as each other; name one twice to double its weight.
-    vocab_size: of the model.
-    num_pieces: of the tokenizer.
+    vocab_size: of the model; modes and sentinels are its last ids.
 
   Raises:
-    ValueError: if rows are too short, a mode is unknown, or the model has too
-      few ids behind the pieces.
+    ValueError: if rows are too short, or a mode is unknown.
   """
   raw_length, targets_length = encoder_decoder_lengths(inputs_length, denoisers)
-  corrupt = _corruption(raw_length, denoisers, vocab_size, num_pieces)
+  corrupt = _corruption(denoisers, vocab_size)
 
   def features(tokens, rng):
     inputs, targets = corrupt(tokens, rng)
@@ -168,7 +175,12 @@ def encoder_decoder(
       targets_length=targets_length,
     )
 
-  return objectives.Objective(raw_length, features)
+  return objectives.Objective(
+    raw_length,
+    features,
+    _extra_ids(raw_length, denoisers, vocab_size),
+    _settings("ul2_encoder_decoder", inputs_length, denoisers, vocab_size),
+  )
 
 
 def decoder_only(
@@ -176,7 +188,6 @@ def decoder_only(
   length: int,
   denoisers: Sequence[Denoiser],
   vocab_size: int,
-  num_pieces: int,
 ) -> objectives.Objective:
   """UL2 for a decoder: inputs, then targets in one row, loss on the targets.
 
@@ -185,8 +196,7 @@ def decoder_only(
   Args:
     length: of the rows; fits every denoiser.
     denoisers: as of `encoder_decoder`.
-    vocab_size: of the model.
-    num_pieces: of the tokenizer.
+    vocab_size: of the model; modes and sentinels are its last ids.
 
   Raises:
     ValueError: as `encoder_decoder`.
@@ -194,7 +204,7 @@ def decoder_only(
   raw_length = _longest(
     lambda raw: max(sum(_lengths(raw, of)) for of in denoisers), length
   )
-  corrupt = _corruption(raw_length, denoisers, vocab_size, num_pieces)
+  corrupt = _corruption(denoisers, vocab_size)
 
   def features(tokens, rng):
     inputs, targets = corrupt(tokens, rng)
@@ -202,4 +212,9 @@ def decoder_only(
       np.concatenate([inputs, targets]), cut=len(inputs), length=length
     )
 
-  return objectives.Objective(raw_length, features)
+  return objectives.Objective(
+    raw_length,
+    features,
+    _extra_ids(raw_length, denoisers, vocab_size),
+    _settings("ul2_decoder_only", length, denoisers, vocab_size),
+  )

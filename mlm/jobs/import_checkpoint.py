@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from mlm.checkpoints import hugging_face, manager, safetensors
 from mlm.jobs import training_run
+from mlm.models import families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load
@@ -43,7 +44,7 @@ def import_checkpoint(
       json.load(f), activation_dtype=activation_dtype, remat=remat
     )
   sha256 = load.read_card(tokenizer)["model_sha256"] if tokenizer else None
-  model = hugging_face.build(config)
+  model = families.build(config)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   params = hugging_face.from_hugging_face(
     config,

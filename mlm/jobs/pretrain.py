@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.checkpoints import manager
@@ -22,10 +23,10 @@ from mlm.data import (
 from mlm.data import schedule as schedule_lib
 from mlm.jobs import training_run
 from mlm.languages import registry, samplers
-from mlm.models import counting, decoder
+from mlm.models import counting, decoder, families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
-from mlm.tokenizers import count, load
+from mlm.tokenizers import count, load, special
 from mlm.training import losses, step
 from mlm.training.optimizers import Optimizer
 
@@ -40,11 +41,11 @@ def pretrain(
   tokenizer: str,
   initial: str | None,
   output: str,
-  model: decoder.DecoderConfig,
+  model: families.Config,
   optimizer: Optimizer,
   mesh_shape: dict,
   batch_size: int,
-  sequence_length: int,
+  objective: objectives.Objective,
   num_steps: int,
   phases: Sequence[tuple[int, samplers.Sampler]],
   z_loss: float,
@@ -52,7 +53,7 @@ def pretrain(
   checkpoint_period: int,
   log_period: int,
 ) -> None:
-  """Pretrains a decoder on all languages of a corpus.
+  """Pretrains a decoder or an encoder–decoder on all languages of a corpus.
 
   Started again, it goes on from its last checkpoint, and may then have further
   phases that start at steps not yet made: no earlier batch changes.
@@ -63,11 +64,11 @@ def pretrain(
     initial: output directory of pretrain or extend_model to go on from, of the
       same model and tokenizer; None starts with fresh params.
     output: directory for mixture.json, checkpoints and metrics.
-    model: shape of the decoder.
+    model: shape of the model.
     optimizer: of `mlm.training.optimizers`.
     mesh_shape: {"data", "fsdp", "tensor"} -> devices.
     batch_size: rows a step, over all devices.
-    sequence_length: tokens a row.
+    objective: of `mlm.data.objectives` or `mlm.data.ul2`; makes rows of text.
     num_steps: updates.
     phases: (first step, how much of each language from there on, a sampler of
       `mlm.languages.samplers`) in order, the first from step 0.
@@ -85,17 +86,28 @@ def pretrain(
       f"the tokenizer has {vocab_size} pieces but the model's vocab_size is "
       f"{model.vocab_size}; set VOCAB_SIZE to at least {vocab_size}"
     )
+  objectives.check_ids(
+    objective, num_pieces=vocab_size, vocab_size=model.vocab_size
+  )
+  shapes = _row_shapes(objective)
+  is_decoder = isinstance(model, decoder.DecoderConfig)
+  if is_decoder == ("encoder_input_tokens" in shapes):
+    raise ValueError(
+      f"the objective {objective.settings['objective']!r} makes rows for "
+      f"{'an encoder–decoder' if is_decoder else 'a decoder'}, the model is "
+      f"{'a decoder' if is_decoder else 'an encoder–decoder'}; change one"
+    )
   counts = count.read_token_counts(tokenizer)
   task_of = {
     task_names.task_language(name): name
     for name in token_stream.cached_tasks(tokens, "train")
   }
-  num_tokens = num_steps * batch_size * sequence_length
+  num_tokens = num_steps * batch_size * objective.raw_length
   planned, plan = phases_lib.plan_run(
     counts,
     phases=phases,
     num_steps=num_steps,
-    step_tokens=batch_size * sequence_length,
+    step_tokens=batch_size * objective.raw_length,
     languages=list(task_of),
   )
   recorded = [dataclasses.asdict(phase) for phase in planned]
@@ -104,7 +116,6 @@ def pretrain(
     code: token_stream.TokenStream(tokens, task, "train", card["model_sha256"])
     for code, task in task_of.items()
   }
-  objective = objectives.causal(length=sequence_length)
   batch = indexed.batch_function(
     streams={task_of[code]: stream for code, stream in streams.items()},
     schedule=schedule_lib.Schedule(
@@ -137,14 +148,20 @@ def pretrain(
       shares={f"real {name.split('_')[0]}": of for name, of in real.items()},
     )
   )
-  flops = counting.training_flops_per_token(model, sequence_length)
+  if is_decoder:
+    length = shapes["decoder_input_tokens"]
+    flops = length * counting.training_flops_per_token(model, length)
+  else:
+    flops = counting.encoder_decoder_training_flops(
+      model, shapes["encoder_input_tokens"], shapes["decoder_input_tokens"]
+    )
   print(
     f"\n{counting.num_params(model):,} parameters, "
     f"{counting.training_state_bytes(model) / 2**20:,.0f} MiB of state, "
-    f"{num_tokens:,} tokens in {num_steps:,} steps, {flops * num_tokens:.3g} FLOPs",
+    f"{num_tokens:,} tokens in {num_steps:,} steps, {flops * num_steps * batch_size:.3g} FLOPs",
     flush=True,
   )
-  built, params = decoder.build(model), None
+  built, params = families.build(model), None
   if initial is not None:
     _, built, params = training_run.open_model(
       initial,
@@ -194,13 +211,20 @@ def pretrain(
     metadata={
       **training_run.model_metadata(model, card["model_sha256"]),
       "batch_size": batch_size,
-      "sequence_length": sequence_length,
+      "objective": objective.settings,
       "seed": seed,
     },
     changing={"phases": recorded},
     place=step.make_place_local(mesh, batch_size),
   )
   print(f"Model: {output}")
+
+
+def _row_shapes(objective: objectives.Objective) -> dict[str, int]:
+  """Length of each feature."""
+  window = np.full(objective.raw_length, special.UNK_ID, np.int32)
+  row = objective.features(window, np.random.default_rng(0))
+  return {name: len(of) for name, of in row.items()}
 
 
 def _check_phases(output: str, phases: list[dict]) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from mlm.checkpoints import hugging_face, manager
+from mlm.checkpoints import manager
 from mlm.languages import registry
-from mlm.models import decoder, encdec
+from mlm.models import decoder, families
 from mlm.sharding import rules
 from mlm.training import loop, step
 from mlm.training import state as train_state
@@ -26,7 +26,7 @@ def checkpoints_of(output: str) -> str:
 
 def open_model(
   output: str, *, mesh: Mesh, metadata: dict
-) -> tuple[hugging_face.Config, Any, Any]:
+) -> tuple[families.Config, Any, Any]:
   """The configuration, model and params that a job wrote, params on the mesh.
 
   Args:
@@ -41,11 +41,8 @@ def open_model(
   """
   directory = checkpoints_of(output)
   fields = manager.read_metadata(directory)["model"]
-  if "num_encoder_layers" in fields:
-    config = encdec.EncoderDecoderConfig(**fields)
-  else:
-    config = decoder.DecoderConfig(**fields)
-  model = hugging_face.build(config)
+  config = families.config_of(fields)
+  model = families.build(config)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   shardings = rules.named_shardings(mesh, model.logical_axes(), abstract)
   params = manager.restore_params(
@@ -164,7 +161,7 @@ def run(
 
 
 def model_metadata(
-  config: hugging_face.Config, tokenizer_sha256: str | None
+  config: families.Config, tokenizer_sha256: str | None
 ) -> dict:
   """Metadata that every model's checkpoint carries."""
   return {

@@ -4,7 +4,7 @@ Letters: D model width, N query heads, K key/value heads, H head width,
 F feed-forward width, L layers, V vocabulary.
 """
 
-from mlm.models import decoder, encdec
+from mlm.models import decoder, encdec, families
 
 
 def _multiplying(config: decoder.DecoderConfig) -> int:
@@ -15,7 +15,14 @@ def _multiplying(config: decoder.DecoderConfig) -> int:
   return config.num_layers * (attention + num_matrices * D * config.d_ff)
 
 
-def num_params(config: decoder.DecoderConfig) -> int:
+def num_params(config: families.Config) -> int:
+  """Parameters of a model of either kind."""
+  if isinstance(config, decoder.DecoderConfig):
+    return decoder_num_params(config)
+  return encoder_decoder_num_params(config)
+
+
+def decoder_num_params(config: decoder.DecoderConfig) -> int:
   """N = (1 or 2) V D + matrices + norms + biases.
 
   Norms are 2 L + 1 of D, or L + 1 with parallel blocks, and one more after the
@@ -56,6 +63,30 @@ def encoder_decoder_num_params(config: encdec.EncoderDecoderConfig) -> int:
   return total
 
 
+def encoder_decoder_training_flops(
+  config: encdec.EncoderDecoderConfig, inputs_length: int, targets_length: int
+) -> int:
+  """Matrix-multiplication FLOPs of forward and backward, for one row.
+
+  6 per weight and token that multiplies it: the encoder's and those that make
+  cross-attention's keys and values see S inputs, the decoder's and the output
+  matrix T targets. Attention is 12 N H S^2 in a layer of the encoder, in the
+  decoder 6 N H T^2 (half of the square) and 12 N H S T across.
+  """
+  S, T, D = inputs_length, targets_length, config.d_model
+  width = config.num_heads * config.head_dim
+  attention, mlp = 4 * D * width, 3 * D * config.d_ff
+  encoder = 6 * S * (attention + mlp) + 12 * width * S**2
+  decoder_layer = 6 * T * (attention + attention // 2 + mlp)
+  decoder_layer += 6 * S * (attention // 2)
+  decoder_layer += 6 * width * T**2 + 12 * width * S * T
+  return (
+    config.num_encoder_layers * encoder
+    + config.num_decoder_layers * decoder_layer
+    + 6 * T * config.vocab_size * D
+  )
+
+
 def training_flops_per_token(
   config: decoder.DecoderConfig, sequence_length: int
 ) -> int:
@@ -70,6 +101,6 @@ def training_flops_per_token(
   return 6 * weights + 6 * config.num_layers * width * sequence_length
 
 
-def training_state_bytes(config: decoder.DecoderConfig) -> int:
+def training_state_bytes(config: families.Config) -> int:
   """Float32 params, two Adam moments and gradients: 16 bytes a parameter."""
   return 16 * num_params(config)

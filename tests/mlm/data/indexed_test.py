@@ -212,9 +212,8 @@ def test_shares_of_real_positions_are_those_of_batches(cached):
   assert shares == {"decoder_target_tokens": pytest.approx(expected)}
   denoised = ul2.encoder_decoder(
     inputs_length=LENGTH,
-    denoisers=ul2.UL2,
+    denoisers=ul2.published_denoisers(),
     vocab_size=31_000,
-    num_pieces=30_000,
   )
   shares = indexed.real_shares(SIZES, denoised)
   batch, seen = _batch(cached, objective=denoised, batch_size=200), {}

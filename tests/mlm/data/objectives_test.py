@@ -191,3 +191,19 @@ def test_a_row_depends_on_its_generator_only():
   for a, b in itertools.pairwise(rows):
     for name in a:
       np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_sentinels_of_rows_are_the_ids_that_the_objective_names():
+  objective = objectives.span_corruption(
+    inputs_length=64, noise_density=0.15, mean_span=3.0, first_sentinel=999
+  )
+  row = objective.features(
+    np.full(objective.raw_length, 300, np.int32), np.random.default_rng(0)
+  )
+  inputs = row["encoder_input_tokens"]
+  assert set(inputs[inputs > 300].tolist()) == set(objective.extra_ids)
+  objectives.check_ids(
+    objective, num_pieces=objective.extra_ids.start, vocab_size=1000
+  )
+  with pytest.raises(ValueError, match="behind the tokenizer's 999 pieces"):
+    objectives.check_ids(objective, num_pieces=999, vocab_size=1000)

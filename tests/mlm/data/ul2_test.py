@@ -1,6 +1,7 @@
 """UL2's denoisers: lengths, densities, modes, and their inverse."""
 
 import collections
+import functools
 import math
 
 import hypothesis
@@ -11,16 +12,16 @@ from hypothesis import strategies as st
 from mlm.data import objectives, ul2
 from mlm.tokenizers import special
 
+DENOISERS = ul2.published_denoisers()
 PIECES, VOCABULARY = 32_000, 32_768
 MODE = {VOCABULARY - 1 - i: mode for i, mode in enumerate(ul2.MODES)}
 FIRST_SENTINEL = VOCABULARY - 4
 
 
-def _objective(make=ul2.encoder_decoder, denoisers=ul2.UL2, **lengths):
+def _objective(make=ul2.encoder_decoder, denoisers=DENOISERS, **lengths):
   return make(
     denoisers=denoisers,
     vocab_size=VOCABULARY,
-    num_pieces=PIECES,
     **(lengths or {"inputs_length": 128}),
   )
 
@@ -77,7 +78,7 @@ def test_every_row_gives_its_window_back(size, seed, length):
     assert _restored(inputs, targets) == tokens.tolist()
 
 
-@pytest.mark.parametrize("denoiser", ul2.UL2, ids=str)
+@pytest.mark.parametrize("denoiser", ul2.published_denoisers(), ids=str)
 def test_a_denoiser_hides_its_share_in_spans_of_its_length(denoiser):
   objective = _objective(denoisers=[denoiser], inputs_length=1024)
   tokens = _text(objective.raw_length)
@@ -130,23 +131,26 @@ def test_the_seven_are_equally_likely_and_drawn_from_the_rows_generator():
 
 
 def test_extra_ids_lie_behind_the_pieces_and_too_few_are_refused():
-  raw, _ = ul2.encoder_decoder_lengths(512, ul2.UL2)
-  extra = ul2.num_extra_ids(raw, ul2.UL2)
+  denoisers = ul2.published_denoisers()
+  raw, _ = ul2.encoder_decoder_lengths(512, denoisers)
+  extra = ul2.num_extra_ids(raw, denoisers)
   assert extra == 98
-  fitting = {"inputs_length": 512, "denoisers": ul2.UL2, "num_pieces": 1000}
-  objective = ul2.encoder_decoder(vocab_size=1000 + extra, **fitting)
-  smallest = 10_000
+  objective = ul2.encoder_decoder(
+    vocab_size=1000 + extra, inputs_length=512, denoisers=denoisers
+  )
+  seen = set()
   for seed in range(100):
     row = objective.features(
       np.full(raw, 400, np.int32), np.random.default_rng(seed)
     )
     for name in ("encoder_input_tokens", "decoder_target_tokens"):
-      of = row[name]
-      assert of.max() < 1000 + extra
-      smallest = min(smallest, of[of > 400].min())
-  assert smallest == 1000
-  with pytest.raises(ValueError, match="set it to at least 1098"):
-    ul2.encoder_decoder(vocab_size=1000 + extra - 1, **fitting)
+      seen.update(row[name][row[name] > 400].tolist())
+  assert seen == set(objective.extra_ids) == set(range(1000, 1000 + extra))
+  check = functools.partial(objectives.check_ids, objective)
+  check(num_pieces=1000, vocab_size=1098)
+  for pieces, size in ((1001, 1098), (1000, 1097)):
+    with pytest.raises(ValueError, match=f"a vocab_size of {pieces + 98} has"):
+      check(num_pieces=pieces, vocab_size=size)
 
 
 def test_mistakes_are_named():

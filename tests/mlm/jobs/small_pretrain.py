@@ -67,6 +67,7 @@ def shares(*of):
 
 
 def pretrain(folder, output, *, phases, mesh_shape):
+  from mlm.data import objectives
   from mlm.jobs import pretrain as job
   from mlm.models import decoder
   from mlm.training import optimizers
@@ -111,7 +112,7 @@ def pretrain(folder, output, *, phases, mesh_shape):
     ),
     mesh_shape=mesh_shape,
     batch_size=BATCH_SIZE,
-    sequence_length=LENGTH,
+    objective=objectives.causal(length=LENGTH),
     num_steps=NUM_STEPS,
     phases=phases,
     z_loss=1e-4,

@@ -1,0 +1,21 @@
+"""Both kinds of models by one name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlm.models import decoder, encdec
+
+Config = decoder.DecoderConfig | encdec.EncoderDecoderConfig
+
+
+def build(config: Config) -> decoder.Model | encdec.EncoderDecoder:
+  """The model of a configuration of either kind."""
+  module = decoder if isinstance(config, decoder.DecoderConfig) else encdec
+  return module.build(config)
+
+
+def config_of(fields: Mapping[str, Any]) -> Config:
+  """The configuration whose fields a checkpoint's metadata holds."""
+  if "num_encoder_layers" in fields:
+    return encdec.EncoderDecoderConfig(**fields)
+  return decoder.DecoderConfig(**fields)
