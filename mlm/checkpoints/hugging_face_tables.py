@@ -317,7 +317,7 @@ FAMILIES = {
     copies=_T5_COPIES,
     ignored=_T5_IGNORED,
   ),
-  # T5 1.1, and Aya-101, an mT5 that was released as one.
+  # T5 1.1: the same model under an earlier name.
   "t5": Family(
     architecture="T5ForConditionalGeneration",
     config_class=encdec.EncoderDecoderConfig,
