@@ -5,6 +5,8 @@ says nothing about time. Needs `pip install libtpu` (as in `jax[tpu]`); two
 processes at once need ALLOW_MULTIPLE_LIBTPU_LOAD=1.
 """
 
+import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -49,13 +51,18 @@ def vmem_bytes(chip: Chip) -> int:
   ).vmem_capacity_bytes
 
 
+@functools.cache  # meshes of two calls may then meet in one program
+def _devices(topology: str) -> tuple:
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  return tuple(
+    topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
+  )
+
+
 def mesh(topology: str, shape: Sequence[int], names: Sequence[str]) -> Mesh:
   """A mesh of the first devices of a topology that nobody has to own."""
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  devices = topologies.get_topology_desc(
-    topology_name=topology, platform="tpu"
-  ).devices
-  return Mesh(np.array(devices[: np.prod(shape)]).reshape(shape), names)
+  devices = _devices(topology)[: math.prod(shape)]
+  return Mesh(np.array(devices).reshape(shape), names)
 
 
 def compile_for(

@@ -7,11 +7,12 @@ would need (6 N D V) per second of it, and the compiler's temporary memory.
 """
 
 import argparse
-import time
+import functools
 
 import jax
 import jax.numpy as jnp
 
+from kernels import timing
 from kernels.linear_cross_entropy import api, shapes
 
 
@@ -29,18 +30,10 @@ def measure(
   hidden = jax.random.normal(keys[0], (shape.num_tokens, shape.width), dtype)
   kernel = jax.random.normal(keys[1], (shape.width, shape.vocab_size), dtype)
   targets = jax.random.randint(keys[2], hidden.shape[:1], 0, shape.vocab_size)
-  gradient = jax.value_and_grad(_loss, argnums=(1, 2))
-  compiled = (
-    jax.jit(gradient, static_argnums=0)
-    .lower(backend, hidden, kernel, targets)
-    .compile()
+  gradient = jax.value_and_grad(
+    functools.partial(_loss, backend), argnums=(0, 1)
   )
-  seconds = []
-  for _ in range(repeats + 1):  # the first is a warm-up
-    start = time.perf_counter()
-    jax.block_until_ready(compiled(hidden, kernel, targets))
-    seconds.append(time.perf_counter() - start)
-  return min(seconds[1:]), compiled.memory_analysis().temp_size_in_bytes
+  return timing.measure(gradient, hidden, kernel, targets, repeats=repeats)
 
 
 def main():
@@ -54,18 +47,15 @@ def main():
   shape = by_name[flags.shape]
   flops = 6 * shape.num_tokens * shape.width * shape.vocab_size
   print(f"{shape} on {jax.devices()[0].device_kind}")
-  print(f"{'backend':<12}{'ms':>10}{'GFLOP/s':>10}{'temporaries MiB':>18}")
-  for backend in api.BACKENDS:
-    if backend == "pallas_tpu" and jax.default_backend() != "tpu":
-      print(f"{backend:<12}{'needs a TPU':>20}")
-      continue
-    seconds, temporaries = measure(
-      shape, backend=backend, repeats=flags.repeats
-    )
-    print(
-      f"{backend:<12}{seconds * 1e3:>10.1f}{flops / seconds / 1e9:>10.1f}"
-      f"{temporaries / 2**20:>18.1f}"
-    )
+  timing.print_table(
+    {
+      backend: functools.partial(
+        measure, shape, backend=backend, repeats=flags.repeats
+      )
+      for backend in api.BACKENDS
+    },
+    flops=flops,
+  )
 
 
 if __name__ == "__main__":

@@ -165,8 +165,10 @@ def expectation_kernel(
 
   @pl.when(block == pl.num_programs(1) - 1)
   def _():
-    mean = sum_ref[...] * (1 / running_ref[:, 1:2])
-    expected_ref[...] = mean.astype(expected_ref.dtype)
+    share = 1 / running_ref[:, 1:2]
+    for part in _slices(kernel_ref.shape[0], blocks_lib.BACKWARD_WIDTH):
+      mean = share * sum_ref[:, part]
+      expected_ref[:, part] = mean.astype(expected_ref.dtype)
 
 
 def combination_kernel(

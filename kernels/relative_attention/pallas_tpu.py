@@ -132,26 +132,30 @@ def _skewed(x: jax.Array, sign: int) -> jax.Array:
   return x
 
 
-def _make_bias(setup, windows_ref, bias_ref):
-  """Expands the windows [1, G, tiles, 2 x block] to bias_ref's tiles."""
-  block, num_tiles = setup.block, setup.num_tiles
-  for g, _ in setup.heads():
-    for tile in range(num_tiles):
-      window = windows_ref[0, g, tile : tile + 1, :]
-      whole = _skewed(jnp.broadcast_to(window, (block, 2 * block)), 1)
-      bias_ref[g * num_tiles + tile] = whole[:, :block]
+def _make_bias(windows_ref, bias_ref):
+  """Expands windows [1, G x tiles, 2 x block] to bias_ref's tiles."""
+  num_tiles, block, _ = bias_ref.shape
+
+  def of_tile(tile, carry):
+    window = windows_ref[0, pl.ds(tile, 1), :]
+    whole = _skewed(jnp.broadcast_to(window, (block, 2 * block)), 1)
+    bias_ref[tile] = whole[:, :block]
+    return carry
+
+  jax.lax.fori_loop(0, num_tiles, of_tile, None)
 
 
-def _sum_bias(setup, bias_ref, windows_ref):
+def _sum_bias(bias_ref, windows_ref):
   """The transpose of `_make_bias`."""
-  num_tiles = setup.num_tiles
-  for g, _ in setup.heads():
-    for tile in range(num_tiles):
-      x = bias_ref[g * num_tiles + tile]
-      x = jnp.concatenate([x, jnp.zeros_like(x)], axis=1)
-      windows_ref[0, g, tile : tile + 1, :] = _skewed(x, -1).sum(
-        axis=0, keepdims=True
-      )
+
+  def of_tile(tile, carry):
+    x = bias_ref[tile]
+    x = jnp.concatenate([x, jnp.zeros_like(x)], axis=1)
+    total = _skewed(x, -1).sum(axis=0, keepdims=True)
+    windows_ref[0, pl.ds(tile, 1), :] = total
+    return carry
+
+  jax.lax.fori_loop(0, bias_ref.shape[0], of_tile, None)
 
 
 def _mask(setup, key_segments, query_segments, offset):
@@ -171,7 +175,7 @@ def _tile(setup, offset):
 
 def _forward_kernel(
   setup,
-  windows_ref,  # [1, G, tiles, 2 x block] float32
+  windows_ref,  # [1, G x tiles, 2 x block] float32
   query_segments_ref,  # [1, 1, block] int32
   key_segments_ref,  # [1, block, 1] int32
   query_ref,  # [1, block, G x H]
@@ -189,7 +193,7 @@ def _forward_kernel(
 
   @pl.when((row == 0) & (i == 0) & (j == 0))
   def _():
-    _make_bias(setup, windows_ref, bias_ref)
+    _make_bias(windows_ref, bias_ref)
 
   @pl.when(j == 0)
   def _():
@@ -230,7 +234,7 @@ def _forward_kernel(
 
 def _backward_kernel(
   setup,
-  windows_ref,  # [1, G, tiles, 2 x block] float32
+  windows_ref,  # [1, G x tiles, 2 x block] float32
   query_segments_ref,  # [1, 1, block] int32
   key_segments_ref,  # [1, block, 1] int32
   query_ref,  # [1, block, G x H]
@@ -242,7 +246,7 @@ def _backward_kernel(
   by_query_ref,  # [1, T, G x H]
   by_key_ref,  # [1, block, G x H]
   by_value_ref,  # [1, block, G x H]
-  by_windows_ref,  # [1, G, tiles, 2 x block] float32
+  by_windows_ref,  # [1, G x tiles, 2 x block] float32
   bias_ref,  # [G x tiles, block, block] float32
   by_bias_ref,  # [G x tiles, block, block] float32
   query_sum_ref,  # [T, G x H] float32
@@ -258,7 +262,7 @@ def _backward_kernel(
 
   @pl.when((row == 0) & is_first)
   def _():
-    _make_bias(setup, windows_ref, bias_ref)
+    _make_bias(windows_ref, bias_ref)
     by_bias_ref[...] = jnp.zeros_like(by_bias_ref)
 
   @pl.when(is_first)
@@ -303,7 +307,7 @@ def _backward_kernel(
 
   @pl.when((row == pl.num_programs(1) - 1) & is_last)
   def _():
-    _sum_bias(setup, by_bias_ref, by_windows_ref)
+    _sum_bias(by_bias_ref, by_windows_ref)
 
 
 def _specs(setup, query_axis: int, key_axis: int) -> dict[str, pl.BlockSpec]:
@@ -312,7 +316,7 @@ def _specs(setup, query_axis: int, key_axis: int) -> dict[str, pl.BlockSpec]:
   num_heads = len(setup.heads())
   return {
     "windows": pl.BlockSpec(
-      (1, num_heads, setup.num_tiles, 2 * b), lambda *at: (at[0], 0, 0, 0)
+      (1, num_heads * setup.num_tiles, 2 * b), lambda *at: (at[0], 0, 0)
     ),
     "query segments": pl.BlockSpec(
       (1, 1, b), lambda *at: (at[1], 0, at[query_axis])
@@ -333,9 +337,10 @@ def _specs(setup, query_axis: int, key_axis: int) -> dict[str, pl.BlockSpec]:
 
 
 def _windows(setup, table):
-  """[N / G, G, tiles, 2 x block] of the bias."""
+  """[N / G, G x tiles, 2 x block] of the bias."""
   windows = table[:, setup.bucket_ids()]
-  return windows.reshape(-1, len(setup.heads()), *windows.shape[1:])
+  num_tiles = len(setup.heads()) * setup.num_tiles
+  return windows.reshape(-1, num_tiles, windows.shape[2])
 
 
 def _forward(setup, query, key, value, table, query_segments, key_segments):
@@ -447,7 +452,7 @@ def _backward(setup, residuals, cotangent):
   is_bucket = jax.nn.one_hot(setup.bucket_ids(), setup.num_buckets)
   by_table = jnp.einsum(
     "NKE,KEU->NU",
-    by_windows.reshape(-1, *by_windows.shape[2:]),
+    by_windows.reshape(-1, *is_bucket.shape[:2]),
     is_bucket,
     precision=jax.lax.Precision.HIGHEST,
   )

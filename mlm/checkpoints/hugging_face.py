@@ -11,12 +11,10 @@ import jax
 import numpy as np
 
 from mlm.checkpoints.hugging_face_tables import FAMILIES, HEAD, Row
-from mlm.models import decoder, encdec
-
-Config = decoder.DecoderConfig | encdec.EncoderDecoderConfig
+from mlm.models import families
 
 
-def family_of(config: Config) -> str:
+def family_of(config: families.Config) -> str:
   """Model type whose fixed fields a configuration has.
 
   Raises:
@@ -104,7 +102,7 @@ def _scaling(theirs):
 
 def read_config(
   config_json: Mapping[str, Any], *, activation_dtype: str, remat: str
-) -> Config:
+) -> families.Config:
   """Our configuration of their config.json.
 
   Args:
@@ -137,7 +135,7 @@ def read_config(
   )
 
 
-def write_config(config: Config) -> dict[str, Any]:
+def write_config(config: families.Config) -> dict[str, Any]:
   """Their config.json of our configuration.
 
   Raises:
@@ -169,14 +167,8 @@ def write_config(config: Config) -> dict[str, Any]:
   return written
 
 
-def build(config: Config) -> decoder.Model | encdec.EncoderDecoder:
-  """The model of a configuration of either kind."""
-  module = decoder if isinstance(config, decoder.DecoderConfig) else encdec
-  return module.build(config)
-
-
-def _abstract(config: Config) -> Any:
-  return jax.eval_shape(build(config).init, jax.random.key(0))
+def _abstract(config: families.Config) -> Any:
+  return jax.eval_shape(families.build(config).init, jax.random.key(0))
 
 
 def _flat(params: Any) -> dict[str, Any]:
@@ -187,7 +179,9 @@ def _flat(params: Any) -> dict[str, Any]:
   }
 
 
-def _tensors(config: Config) -> Iterator[tuple[str, Row, int | None, list]]:
+def _tensors(
+  config: families.Config,
+) -> Iterator[tuple[str, Row, int | None, list]]:
   """(name, row, layer or None, shapes of ours) of each of their tensors."""
   paths = _flat(_abstract(config))
   for row in FAMILIES[family_of(config)].rows:
@@ -202,7 +196,7 @@ def _tensors(config: Config) -> Iterator[tuple[str, Row, int | None, list]]:
       yield row.theirs.format(layer), row, layer, one
 
 
-def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+def shapes(config: families.Config) -> dict[str, tuple[int, ...]]:
   """{name: shape} of all their tensors of a configuration."""
   found, of_row = {}, {}
   for name, row, _, ours in _tensors(config):
@@ -213,7 +207,7 @@ def shapes(config: Config) -> dict[str, tuple[int, ...]]:
   return found
 
 
-def _checked(tensors, config: Config) -> dict[str, str]:
+def _checked(tensors, config: families.Config) -> dict[str, str]:
   """{our spelling: theirs}; raises ValueError unless all fit."""
   family = FAMILIES[family_of(config)]
   expected = shapes(config)
@@ -247,7 +241,7 @@ def _checked(tensors, config: Config) -> dict[str, str]:
 
 
 def from_hugging_face(
-  config: Config, tensors: Mapping[str, np.ndarray], *, shardings: Any
+  config: families.Config, tensors: Mapping[str, np.ndarray], *, shardings: Any
 ) -> Any:
   """Our params, float32, of their tensors.
 
@@ -290,7 +284,7 @@ def from_hugging_face(
 
 
 def to_hugging_face(
-  config: Config, params: Mapping[str, Any]
+  config: families.Config, params: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Yields (name, array) of their tensors, one at a time.
 

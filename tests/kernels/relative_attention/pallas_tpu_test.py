@@ -42,12 +42,15 @@ def _emulated(*operands, interpret=True, **options):
 def _assert_equals_reference(function, inputs, options, tolerance):
   """Relative L2 error of the output and the four gradients."""
 
+  cotangent = jnp.cos(jnp.arange(inputs[0].size, dtype=jnp.float32))
+  cotangent = cotangent.reshape(inputs[0].shape).astype(inputs[2].dtype)
+
   @functools.partial(jax.jit, static_argnums=0)
   def both(function):
     output, pullback = jax.vjp(
       lambda *x: function(*x, *inputs[4:], **options), *inputs[:4]
     )
-    return output, *pullback(jnp.cos(output))
+    return output, *pullback(cotangent)
 
   names = ("output", "d query", "d key", "d value", "d table")
   for name, got, want in zip(
@@ -61,7 +64,7 @@ def _assert_equals_reference(function, inputs, options, tolerance):
 
 # Float32 sums in another order: below 5e-6, the table's gradient the largest,
 # as its terms cancel. In bfloat16 weights and logit gradients are rounded to 8
-# bits before the products, and what differs in the output differs in cos of it.
+# bits before the products, by the reference in other places.
 @settings(max_examples=4, deadline=None)
 @given(
   T=st.integers(1, 300),
@@ -77,7 +80,7 @@ def test_output_and_gradients_equal_the_reference(
 ):
   inputs = _inputs(1, T, S, *heads, jnp.dtype(dtype), num_segments)
   options = {"max_distance": max_distance, "is_causal": is_causal}
-  tolerance = 1e-5 if dtype == "float32" else 2e-2
+  tolerance = 1e-5 if dtype == "float32" else 1e-2
   _assert_equals_reference(_emulated, inputs, options, tolerance)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import hugging_face_parity as parity
 from mlm.checkpoints import hugging_face
-from mlm.models import encdec
+from mlm.models import encdec, families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 
@@ -36,7 +36,7 @@ def _tensors(config):
 
 
 def _params(config, tensors):
-  model = hugging_face.build(config)
+  model = families.build(config)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return hugging_face.from_hugging_face(
@@ -48,7 +48,7 @@ def _logits(config, params, case):
   """Ours [2, T, 64], and bool [2, T] where theirs are of real tokens."""
   rows = parity.tokens(case)
   real = np.ones_like(rows)
-  model = hugging_face.build(config)
+  model = families.build(config)
   if isinstance(config, encdec.EncoderDecoderConfig):
     real[1, parity.LENGTH - parity.PADDING :] = 0
     targets = np.roll(rows, 1, axis=0)
@@ -95,7 +95,7 @@ def test_every_name_stands_for_one_param_and_comes_back(case):
   config = _config(case)
   tensors = _tensors(config)
   params = _params(config, tensors)
-  model = hugging_face.build(config)
+  model = families.build(config)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   shapes = jax.tree.map(lambda x: (x.shape, str(x.dtype)), params)
   assert shapes == jax.tree.map(lambda x: (x.shape, str(x.dtype)), abstract)
@@ -136,7 +136,7 @@ def test_each_device_reads_its_part(case):
   config = _config(case)
   config = dataclasses.replace(config, activation_dtype="bfloat16")
   tensors = _tensors(config)
-  model = hugging_face.build(config)
+  model = families.build(config)
   mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
   whole = _params(config, tensors)
   shardings = rules.named_shardings(mesh, model.logical_axes(), whole)
