@@ -37,7 +37,9 @@ def default_backend() -> str:
   return "chunked"
 
 
-def _checked(hidden, kernel, targets, backend) -> Callable:
+def _checked(
+  hidden, kernel, targets, backend, soft_cap, with_entropy
+) -> Callable:
   """The function of a backend, if it can run on these arrays here."""
   if backend not in BACKENDS:
     raise ValueError(
@@ -54,30 +56,45 @@ def _checked(hidden, kernel, targets, backend) -> Callable:
       f"hidden {hidden.shape}, kernel {kernel.shape} and targets "
       f"{targets.shape} do not fit; need [..., D], [D, V] and [...]"
     )
-  return BACKENDS[backend]
+  if soft_cap is not None and soft_cap <= 0:
+    raise ValueError(
+      f"soft_cap {soft_cap} is not above 0; give None for logits without a cap"
+    )
+  return functools.partial(
+    BACKENDS[backend], soft_cap=soft_cap, with_entropy=with_entropy
+  )
 
 
 def token_statistics(
-  hidden: jax.Array, kernel: jax.Array, targets: jax.Array, *, backend: str
+  hidden: jax.Array,
+  kernel: jax.Array,
+  targets: jax.Array,
+  *,
+  backend: str,
+  soft_cap: float | None = None,
+  with_entropy: bool = False,
 ) -> TokenStatistics:
   """Statistics of logits = hidden @ kernel for each token.
 
-  Differentiable in hidden and kernel, for any cotangents of the three outputs.
+  Differentiable in hidden and kernel, for any cotangents of the outputs. An
+  ignored token needs only a weight of 0 outside: its gradients are then 0.
 
   Args:
     hidden: [..., D], any float dtype.
     kernel: [D, V].
     targets: int32 [...], in [0, V).
     backend: "chunked", "pallas_tpu" (one TPU) or "reference".
+    soft_cap: c > 0 of logits = c tanh(hidden @ kernel / c); None for none.
+    with_entropy: whether to fill in the entropy, in nats; else it is None.
 
   Returns:
     TokenStatistics of float32 [...].
 
   Raises:
-    ValueError: if the backend is unknown or cannot run here, or the shapes do
-      not fit.
+    ValueError: if the backend is unknown or cannot run here, the shapes do not
+      fit, or soft_cap is not above 0.
   """
-  function = _checked(hidden, kernel, targets, backend)
+  function = _checked(hidden, kernel, targets, backend, soft_cap, with_entropy)
   statistics = function(
     hidden.reshape(-1, hidden.shape[-1]), kernel, targets.reshape(-1)
   )
@@ -93,6 +110,8 @@ def sharded_token_statistics(
   mesh: Mesh,
   token_axes: tuple[str, ...],
   vocab_axis: str,
+  soft_cap: float | None = None,
+  with_entropy: bool = False,
 ) -> TokenStatistics:
   """`token_statistics` with every device on its own tokens and vocabulary.
 
@@ -104,6 +123,8 @@ def sharded_token_statistics(
     mesh: of the arrays; may be abstract inside jit.
     token_axes: names of mesh axes.
     vocab_axis: name of a mesh axis.
+    soft_cap: as for `token_statistics`.
+    with_entropy: as for `token_statistics`.
 
   Returns:
     TokenStatistics of float32 [...], split as the tokens.
@@ -112,7 +133,7 @@ def sharded_token_statistics(
     ValueError: as `token_statistics`, or if the mesh does not divide the tokens
       or the vocabulary.
   """
-  function = _checked(hidden, kernel, targets, backend)
+  function = _checked(hidden, kernel, targets, backend, soft_cap, with_entropy)
   num_token_shards = math.prod(mesh.shape[axis] for axis in token_axes)
   for name, size, shards in (
     ("first dimension of hidden", hidden.shape[0], num_token_shards),

@@ -16,14 +16,20 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from kernels.linear_cross_entropy import reference
+from kernels.linear_cross_entropy import gradient, reference
 
 # CPU time is flat from 256 to 1024 (bench.py); 512 MiB at V = 262,144.
 CHUNK_TOKENS = 512
 
 
 def token_statistics(
-  hidden: jax.Array, kernel: jax.Array, targets: jax.Array, *, chunk_tokens: int
+  hidden: jax.Array,
+  kernel: jax.Array,
+  targets: jax.Array,
+  *,
+  soft_cap: float | None,
+  with_entropy: bool,
+  chunk_tokens: int,
 ) -> reference.TokenStatistics:
   """As `reference.token_statistics`, with logits of `chunk_tokens` at a time.
 
@@ -31,6 +37,8 @@ def token_statistics(
     hidden: [N, D].
     kernel: [D, V].
     targets: int32 [N]; outside [0, V) it matches no column.
+    soft_cap: c > 0 of c tanh(logits / c), or None.
+    with_entropy: whether the entropy is wanted.
     chunk_tokens: most tokens whose logits exist at once, >= 1.
 
   Returns:
@@ -41,7 +49,9 @@ def token_statistics(
   padding = -num_tokens % num_chunks
   hidden = jnp.pad(hidden, ((0, padding), (0, 0)))
   targets = jnp.pad(targets, (0, padding))
-  statistics = _token_statistics(num_chunks, hidden, kernel, targets)
+  statistics = _token_statistics(
+    num_chunks, soft_cap, with_entropy, hidden, kernel, targets
+  )
   return jax.tree.map(lambda x: x[:num_tokens], statistics)
 
 
@@ -55,34 +65,39 @@ def _merge(x: jax.Array) -> jax.Array:
   return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _token_statistics(num_chunks, hidden, kernel, targets):
-  return _forward(num_chunks, hidden, kernel, targets)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _token_statistics(*args):
+  return _forward(*args)[0]
 
 
-def _forward(num_chunks, hidden, kernel, targets):
+def _forward(num_chunks, soft_cap, with_entropy, hidden, kernel, targets):
   def of_chunk(carry, chunk):
     hidden_CD, targets_C = chunk
-    return carry, reference.token_statistics(hidden_CD, kernel, targets_C)
+    return carry, reference.token_statistics(
+      hidden_CD,
+      kernel,
+      targets_C,
+      soft_cap=soft_cap,
+      with_entropy=with_entropy,
+    )
 
   chunks = (_split(hidden, num_chunks), _split(targets, num_chunks))
   _, statistics = jax.lax.scan(of_chunk, None, chunks)
   statistics = jax.tree.map(_merge, statistics)
-  return statistics, (hidden, kernel, targets, statistics.logsumexp)
+  return statistics, (hidden, kernel, targets, statistics)
 
 
-def _backward(num_chunks, residuals, cotangents):
-  hidden, kernel, targets, logsumexp = residuals
+def _backward(num_chunks, soft_cap, with_entropy, residuals, cotangents):
+  hidden, kernel, targets, statistics = residuals
   vocabulary = jnp.arange(kernel.shape[1])
 
   def of_chunk(kernel_gradient, chunk):
-    hidden_CD, targets_C, logsumexp_C, cotangents_C = chunk
-    of_logsumexp, of_target, of_sum = (c[:, None] for c in cotangents_C)
-    logits = reference.logits(hidden_CD, kernel)
-    gradient_CV = (
-      of_logsumexp * jnp.exp(logits - logsumexp_C[:, None])
-      + jnp.where(vocabulary == targets_C[:, None], of_target, 0)
-      + of_sum
+    hidden_CD, targets_C, *of_tokens = chunk
+    gradient_CV = gradient.of_products(
+      reference.logits(hidden_CD, kernel, soft_cap),
+      vocabulary == targets_C[:, None],
+      *jax.tree.map(lambda x: x[:, None], of_tokens),
+      soft_cap,
     ).astype(hidden.dtype)
     hidden_gradient = jnp.einsum(
       "CV,DV->CD", gradient_CV, kernel, preferred_element_type=jnp.float32
@@ -93,7 +108,7 @@ def _backward(num_chunks, residuals, cotangents):
     return kernel_gradient, hidden_gradient.astype(hidden.dtype)
 
   chunks = jax.tree.map(
-    lambda x: _split(x, num_chunks), (hidden, targets, logsumexp, cotangents)
+    lambda x: _split(x, num_chunks), (hidden, targets, statistics, cotangents)
   )
   kernel_gradient, hidden_gradient = jax.lax.scan(
     of_chunk, jnp.zeros(kernel.shape, jnp.float32), chunks

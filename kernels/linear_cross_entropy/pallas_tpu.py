@@ -1,18 +1,28 @@
 """Pallas kernels for TPU: logits exist one tile at a time, in on-chip memory.
 
-Three kernels: the statistics, the gradient of hidden, the gradient of kernel.
-A gradient kernel holds one block of what it computes, adds up in float32, and
-streams the other operand past it; it computes each tile of logits again. With
-e bytes an element of hidden and kernel:
+A training step takes 8 N D V FLOPs, against the 6 of plain XLA that keeps the
+logits. Its forward pass computes, with the statistics, the mean of the kernel's
+columns under the softmax, as flash attention computes its output; of that, the
+gradient of hidden is a combination, whatever the cotangents turn out to be. The
+gradient of kernel holds a block of what it computes, adds up in float32, and
+streams the tokens past it; it computes each tile of logits again. With e bytes
+an element of hidden and kernel:
 
-| computes        | FLOPs  | streamed from HBM, bytes        | grid         |
-|-----------------|--------|---------------------------------|--------------|
-| statistics      | 2 N D V | e N D V (1 / tokens + 1 / vocab) | tokens, V, D |
-| d of hidden     | 4 N D V | e N D V / held                  | tokens, V    |
-| d of kernel     | 4 N D V | e N D V / held                  | V, tokens    |
+| computes              | FLOPs   | streamed from HBM, bytes         | grid         |
+|-----------------------|---------|----------------------------------|--------------|
+| statistics            | 2 N D V | e N D V (1 / tokens + 1 / vocab) | tokens, V, D |
+| statistics, expected  | 4 N D V | e N D V / held                   | tokens, V    |
+| combination           | none    | 128 e N D                        | tokens       |
+| d of hidden           | 4 N D V | e N D V / held                   | tokens, V    |
+| d of kernel           | 4 N D V | e N D V / held                   | V, tokens    |
+
+Without a gradient only the first runs: 2 N D V. A soft-cap or the entropy put
+more than the softmax between the logits and the gradient of hidden: then the
+statistics, d of hidden and d of kernel run, 10 N D V.
 
 On-chip memory: `blocks.vmem_bytes`. In HBM, besides inputs and outputs, a few
-arrays of per-token numbers of 512 bytes a token: a TPU pads rows to 128 lanes.
+arrays of per-token numbers of 512 bytes a token, as a TPU pads rows to 128
+lanes; the expectation lies where the gradient of hidden will.
 
 Letters: N tokens, D width, V vocabulary.
 """
@@ -26,193 +36,29 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from kernels.linear_cross_entropy import blocks as blocks_lib
-from kernels.linear_cross_entropy import reference
+from kernels.linear_cross_entropy import pallas_kernels, reference
 
 VMEM_SHARE = 0.9  # of the chip's; the compiler keeps some for itself
 _FORWARD_WIDTH = 512  # of D, at most, in one forward product
-
-# Contractions: rows by columns, columns by columns, rows by rows.
-_NN = (((1,), (0,)), ((), ()))
-_NT = (((1,), (1,)), ((), ()))
-_TN = (((0,), (0,)), ((), ()))
 
 
 def _round_up(n: int, multiple: int) -> int:
   return -(-n // multiple) * multiple
 
 
-def _dot(a: jax.Array, b: jax.Array, dimensions: tuple) -> jax.Array:
-  return jax.lax.dot_general(
-    a, b, dimensions, preferred_element_type=jnp.float32
-  )
-
-
-def _columns(shape: tuple[int, int], block: jax.Array) -> jax.Array:
-  """Vocabulary ids of the columns of a tile."""
-  return jax.lax.broadcasted_iota(jnp.int32, shape, 1) + block * shape[1]
-
-
-def _forward_kernel(
-  hidden_ref,  # [tokens, slice of D]
-  kernel_ref,  # [slice of D, vocab]
-  targets_ref,  # [tokens, 1] int32
-  statistics_ref,  # [tokens, 3] float32: logsumexp, target logit, sum
-  logits_ref,  # [tokens, vocab] float32
-  maximum_ref,  # [tokens, 1] float32, of the logits so far
-  normalizer_ref,  # [tokens, 1] float32, sum of exp(logits - maximum) so far
-  *,
-  vocab_size: int,
-):
-  block, step = pl.program_id(1), pl.program_id(2)
-
-  @pl.when((block == 0) & (step == 0))
-  def _():
-    statistics_ref[...] = jnp.zeros_like(statistics_ref)
-    maximum_ref[...] = jnp.full_like(maximum_ref, -jnp.inf)
-    normalizer_ref[...] = jnp.zeros_like(normalizer_ref)
-
-  product = _dot(hidden_ref[...], kernel_ref[...], _NN)
-
-  @pl.when(step == 0)
-  def _():
-    logits_ref[...] = product
-
-  @pl.when(step > 0)
-  def _():
-    logits_ref[...] += product
-
-  @pl.when(step == pl.num_programs(2) - 1)
-  def _():
-    logits = logits_ref[...]
-    columns = _columns(logits.shape, block)
-    # The last block may reach past V, where its columns hold anything.
-    exists = columns < vocab_size
-    is_target = exists & (columns == targets_ref[...])
-    statistics_ref[:, 1:2] += jnp.where(is_target, logits, 0.0).sum(
-      axis=1, keepdims=True
-    )
-    statistics_ref[:, 2:3] += jnp.where(exists, logits, 0.0).sum(
-      axis=1, keepdims=True
-    )
-    logits = jnp.where(exists, logits, -jnp.inf)
-    before = maximum_ref[...]
-    maximum = jnp.maximum(before, logits.max(axis=1, keepdims=True))
-    normalizer = normalizer_ref[...] * jnp.exp(before - maximum)
-    normalizer += jnp.exp(logits - maximum).sum(axis=1, keepdims=True)
-    maximum_ref[...] = maximum
-    normalizer_ref[...] = normalizer
-    # Right after the last block; what earlier ones write is overwritten.
-    statistics_ref[:, 0:1] = maximum + jnp.log(normalizer)
-
-
-def _logit_gradient(hidden, kernel, targets, rows, block, vocab_size):
-  """The loss's gradient by a tile of logits, 0 beyond V.
-
-  Args:
-    hidden: [tokens, D].
-    kernel: [D, vocab].
-    targets: int32 [tokens, 1].
-    rows: float32 [tokens, 4]: logsumexp, then the cotangents of the three
-      statistics.
-    block: which block of the vocabulary this is.
-    vocab_size: V.
-
-  Returns:
-    [tokens, vocab] in the dtype of hidden.
-  """
-  logits = _dot(hidden, kernel, _NN)
-  columns = _columns(logits.shape, block)
-  gradient = (
-    rows[:, 1:2] * jnp.exp(logits - rows[:, 0:1])
-    + jnp.where(columns == targets, rows[:, 2:3], 0.0)
-    + rows[:, 3:4]
-  )
-  return jnp.where(columns < vocab_size, gradient, 0.0).astype(hidden.dtype)
-
-
-def _hidden_kernel(
-  hidden_ref,  # [held, D]
-  kernel_ref,  # [D, streamed]
-  targets_ref,  # [held, 1] int32
-  rows_ref,  # [held, 4] float32
-  gradient_ref,  # [held, D]
-  sum_ref,  # [held, D] float32
-  *,
-  vocab_size: int,
-):
-  block = pl.program_id(1)
-
-  @pl.when(block == 0)
-  def _():
-    sum_ref[...] = jnp.zeros_like(sum_ref)
-
-  by_logits = _logit_gradient(
-    hidden_ref[...],
-    kernel_ref[...],
-    targets_ref[...],
-    rows_ref[...],
-    block,
-    vocab_size,
-  )
-  width, streamed = kernel_ref.shape
-  size = blocks_lib.slice_width(width, blocks_lib.BACKWARD_WIDTH)
-  for start in range(0, width, size):
-    part = kernel_ref[start : start + size, :]
-    if vocab_size % streamed:
-      # Columns past V may hold NaN, and 0 x NaN is NaN.
-      part = jnp.where(_columns(part.shape, block) < vocab_size, part, 0)
-    sum_ref[:, start : start + size] += _dot(by_logits, part, _NT)
-
-  @pl.when(block == pl.num_programs(1) - 1)
-  def _():
-    gradient_ref[...] = sum_ref[...].astype(gradient_ref.dtype)
-
-
-def _kernel_kernel(
-  hidden_ref,  # [streamed, D]
-  kernel_ref,  # [D, held]
-  targets_ref,  # [streamed, 1] int32
-  rows_ref,  # [streamed, 4] float32
-  gradient_ref,  # [D, held]
-  sum_ref,  # [D, held] float32
-  *,
-  vocab_size: int,
-):
-  step = pl.program_id(1)
-
-  @pl.when(step == 0)
-  def _():
-    sum_ref[...] = jnp.zeros_like(sum_ref)
-
-  by_logits = _logit_gradient(
-    hidden_ref[...],
-    kernel_ref[...],
-    targets_ref[...],
-    rows_ref[...],
-    pl.program_id(0),
-    vocab_size,
-  )
-  width = kernel_ref.shape[0]
-  size = blocks_lib.slice_width(width, blocks_lib.BACKWARD_WIDTH)
-  for start in range(0, width, size):
-    part = hidden_ref[:, start : start + size]
-    sum_ref[start : start + size, :] += _dot(part, by_logits, _TN)
-
-  @pl.when(step == pl.num_programs(1) - 1)
-  def _():
-    gradient_ref[...] = sum_ref[...].astype(gradient_ref.dtype)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Setup:
-  """What all three calls share."""
+  """What all calls share."""
 
+  soft_cap: float | None
+  with_entropy: bool
   blocks: blocks_lib.Blocks
   vmem_limit_bytes: int
   interpret: bool | pltpu.InterpretParams
 
   def call(self, kernel, *operands, num_flops, num_bytes, num_exps, **kwargs):
-    parallel = "parallel", *["arbitrary"] * (len(kwargs["grid"]) - 1)
+    grid = kwargs["grid_spec"].grid if "grid_spec" in kwargs else kwargs["grid"]
+    parallel = "parallel", *["arbitrary"] * (len(grid) - 1)
     return pl.pallas_call(
       kernel,
       compiler_params=pltpu.CompilerParams(
@@ -232,7 +78,7 @@ def _pad_tokens(x: jax.Array, multiple: int) -> jax.Array:
 
 
 def _statistics(setup, hidden, kernel, targets):
-  """Float32 [N, 3]."""
+  """Float32 [N, 3], or [N, 4] with the entropy."""
   (num_tokens, width), vocab_size = hidden.shape, kernel.shape[1]
   tokens = min(setup.blocks.tokens, _round_up(num_tokens, blocks_lib.SUBLANES))
   vocab = min(setup.blocks.vocab, _round_up(vocab_size, blocks_lib.LANES))
@@ -240,25 +86,125 @@ def _statistics(setup, hidden, kernel, targets):
   hidden, targets = (_pad_tokens(x, tokens) for x in (hidden, targets))
   padded = hidden.shape[0]
   grid = (padded // tokens, pl.cdiv(vocab_size, vocab), width // size)
-  column = pltpu.VMEM((tokens, 1), jnp.float32)
+  num_statistics = 3 + setup.with_entropy
   return setup.call(
-    functools.partial(_forward_kernel, vocab_size=vocab_size),
+    functools.partial(
+      pallas_kernels.statistics_kernel,
+      vocab_size=vocab_size,
+      soft_cap=setup.soft_cap,
+    ),
     hidden,
     kernel,
     targets,
-    name="linear_cross_entropy_forward",
+    name="linear_cross_entropy_statistics",
     grid=grid,
     in_specs=[
       pl.BlockSpec((tokens, size), lambda n, v, d: (n, d)),
       pl.BlockSpec((size, vocab), lambda n, v, d: (d, v)),
       pl.BlockSpec((tokens, 1), lambda n, v, d: (n, 0)),
     ],
-    out_specs=pl.BlockSpec((tokens, 3), lambda n, v, d: (n, 0)),
-    out_shape=jax.ShapeDtypeStruct((padded, 3), jnp.float32),
-    scratch_shapes=[pltpu.VMEM((tokens, vocab), jnp.float32), column, column],
+    out_specs=pl.BlockSpec((tokens, num_statistics), lambda n, v, d: (n, 0)),
+    out_shape=jax.ShapeDtypeStruct((padded, num_statistics), jnp.float32),
+    scratch_shapes=[
+      pltpu.VMEM((tokens, vocab), jnp.float32),
+      pltpu.VMEM((tokens, 3), jnp.float32),
+    ],
     num_flops=2 * padded * width * vocab_size,
     num_bytes=kernel.nbytes * grid[0] + hidden.nbytes * grid[1],
     num_exps=padded * vocab_size,
+  )[:num_tokens]
+
+
+def _statistics_and_expectation(setup, hidden, kernel, targets):
+  """Float32 [N, 3] and [N, D] in the dtype of hidden."""
+  (num_tokens, width), vocab_size = hidden.shape, kernel.shape[1]
+  tokens = min(setup.blocks.held, _round_up(num_tokens, blocks_lib.SUBLANES))
+  vocab = min(setup.blocks.streamed, _round_up(vocab_size, blocks_lib.LANES))
+  hidden, targets = (_pad_tokens(x, tokens) for x in (hidden, targets))
+  padded = hidden.shape[0]
+  grid = (padded // tokens, pl.cdiv(vocab_size, vocab))
+  statistics, expected = setup.call(
+    functools.partial(pallas_kernels.expectation_kernel, vocab_size=vocab_size),
+    hidden,
+    kernel,
+    targets,
+    name="linear_cross_entropy_expectation",
+    grid=grid,
+    in_specs=[
+      # Unchanged while the vocabulary passes by: one copy is enough.
+      pl.BlockSpec(
+        (tokens, width), lambda n, v: (n, 0), pipeline_mode=pl.Buffered(1)
+      ),
+      pl.BlockSpec((width, vocab), lambda n, v: (0, v)),
+      pl.BlockSpec((tokens, 1), lambda n, v: (n, 0)),
+    ],
+    out_specs=[
+      pl.BlockSpec((tokens, 3), lambda n, v: (n, 0)),
+      pl.BlockSpec((tokens, width), lambda n, v: (n, 0)),
+    ],
+    out_shape=[
+      jax.ShapeDtypeStruct((padded, 3), jnp.float32),
+      jax.ShapeDtypeStruct(hidden.shape, hidden.dtype),
+    ],
+    scratch_shapes=[
+      pltpu.VMEM((tokens, width), jnp.float32),
+      pltpu.VMEM((tokens, 3), jnp.float32),
+    ],
+    num_flops=4 * padded * width * vocab_size,
+    num_bytes=kernel.nbytes * grid[0] + 2 * hidden.nbytes,
+    num_exps=padded * vocab_size,
+  )
+  return statistics[:num_tokens], expected[:num_tokens]
+
+
+def _combination(setup, expected, kernel, targets, rows):
+  """The gradient of hidden, [N, D], from the expectation.
+
+  With p of the target, and cotangents a, b, s of the three statistics: a times
+  the expectation, plus (a p + b) times the target's column of kernel, plus s
+  times the sum of all columns.
+  """
+  (num_tokens, width), vocab_size = expected.shape, kernel.shape[1]
+  logsumexp, target_logit, _, a, b, s = rows.T
+  p = jnp.exp(jnp.minimum(target_logit - logsumexp, 0.0))
+  is_here = (targets[:, 0] >= 0) & (targets[:, 0] < vocab_size)
+  factors = jnp.stack([a, jnp.where(is_here, a * p + b, 0.0), s], axis=1)
+  lanes = blocks_lib.LANES
+  expected, factors, targets = (
+    _pad_tokens(x, lanes) for x in (expected, factors, targets)
+  )
+  grid = (expected.shape[0] // lanes, lanes)
+  return setup.call(
+    pallas_kernels.combination_kernel,
+    jnp.clip(targets[:, 0], 0, vocab_size - 1),
+    expected,
+    factors,
+    kernel.sum(axis=1, dtype=jnp.float32)[None],
+    kernel,
+    name="linear_cross_entropy_combination",
+    grid_spec=pltpu.PrefetchScalarGridSpec(
+      num_scalar_prefetch=1,
+      grid=grid,
+      in_specs=[
+        pl.BlockSpec((lanes, width), lambda n, t, targets: (n, 0)),
+        pl.BlockSpec((lanes, 3), lambda n, t, targets: (n, 0)),
+        pl.BlockSpec((1, width), lambda n, t, targets: (0, 0)),
+        pl.BlockSpec(
+          (width, lanes),
+          lambda n, t, targets: (
+            0,
+            jax.lax.div(targets[n * lanes + t], lanes),
+          ),
+        ),
+      ],
+      out_specs=pl.BlockSpec((lanes, width), lambda n, t, targets: (n, 0)),
+      scratch_shapes=[pltpu.VMEM((width, lanes), jnp.float32)],
+    ),
+    out_shape=jax.ShapeDtypeStruct(expected.shape, expected.dtype),
+    input_output_aliases={1: 0},
+    num_flops=6 * expected.size,
+    num_bytes=(lanes + 2) * expected.nbytes,
+    num_exps=0,
   )[:num_tokens]
 
 
@@ -273,7 +219,11 @@ def _hidden_gradient(setup, hidden, kernel, targets, rows):
   padded = hidden.shape[0]
   grid = (padded // tokens, pl.cdiv(vocab_size, vocab))
   return setup.call(
-    functools.partial(_hidden_kernel, vocab_size=vocab_size),
+    functools.partial(
+      pallas_kernels.hidden_gradient_kernel,
+      vocab_size=vocab_size,
+      soft_cap=setup.soft_cap,
+    ),
     hidden,
     kernel,
     targets,
@@ -287,7 +237,7 @@ def _hidden_gradient(setup, hidden, kernel, targets, rows):
       ),
       pl.BlockSpec((width, vocab), lambda n, v: (0, v)),
       pl.BlockSpec((tokens, 1), lambda n, v: (n, 0)),
-      pl.BlockSpec((tokens, 4), lambda n, v: (n, 0)),
+      pl.BlockSpec((tokens, rows.shape[1]), lambda n, v: (n, 0)),
     ],
     out_specs=pl.BlockSpec((tokens, width), lambda n, v: (n, 0)),
     out_shape=jax.ShapeDtypeStruct(hidden.shape, hidden.dtype),
@@ -312,7 +262,11 @@ def _kernel_gradient(setup, hidden, kernel, targets, rows):
   padded = hidden.shape[0]
   grid = (pl.cdiv(vocab_size, vocab), padded // tokens)
   return setup.call(
-    functools.partial(_kernel_kernel, vocab_size=vocab_size),
+    functools.partial(
+      pallas_kernels.kernel_gradient_kernel,
+      vocab_size=vocab_size,
+      soft_cap=setup.soft_cap,
+    ),
     hidden,
     kernel,
     targets,
@@ -325,7 +279,7 @@ def _kernel_gradient(setup, hidden, kernel, targets, rows):
         (width, vocab), lambda v, n: (0, v), pipeline_mode=pl.Buffered(1)
       ),
       pl.BlockSpec((tokens, 1), lambda v, n: (n, 0)),
-      pl.BlockSpec((tokens, 4), lambda v, n: (n, 0)),
+      pl.BlockSpec((tokens, rows.shape[1]), lambda v, n: (n, 0)),
     ],
     out_specs=pl.BlockSpec((width, vocab), lambda v, n: (0, v)),
     out_shape=jax.ShapeDtypeStruct(kernel.shape, kernel.dtype),
@@ -342,18 +296,24 @@ def _token_statistics(setup, hidden, kernel, targets):
 
 
 def _forward(setup, hidden, kernel, targets):
-  statistics = _statistics(setup, hidden, kernel, targets)
-  return statistics, (hidden, kernel, targets, statistics[:, 0:1])
+  if setup.soft_cap is None and not setup.with_entropy:
+    statistics, expected = _statistics_and_expectation(
+      setup, hidden, kernel, targets
+    )
+  else:
+    statistics, expected = _statistics(setup, hidden, kernel, targets), None
+  return statistics, (hidden, kernel, targets, statistics, expected)
 
 
 def _backward(setup, residuals, cotangents):
-  *operands, logsumexp = residuals
-  rows = jnp.concatenate([logsumexp, cotangents], axis=1)
-  return (
-    _hidden_gradient(setup, *operands, rows),
-    _kernel_gradient(setup, *operands, rows),
-    None,
-  )
+  hidden, kernel, targets, statistics, expected = residuals
+  rows = jnp.concatenate([statistics, cotangents], axis=1)
+  if expected is None:
+    by_hidden = _hidden_gradient(setup, hidden, kernel, targets, rows)
+  else:
+    by_hidden = _combination(setup, expected, kernel, targets, rows)
+  by_kernel = _kernel_gradient(setup, hidden, kernel, targets, rows)
+  return by_hidden, by_kernel, None
 
 
 _token_statistics.defvjp(_forward, _backward)
@@ -364,6 +324,8 @@ def token_statistics(
   kernel: jax.Array,
   targets: jax.Array,
   *,
+  soft_cap: float | None,
+  with_entropy: bool,
   blocks: blocks_lib.Blocks,
   vmem_limit_bytes: int,
   interpret: bool | pltpu.InterpretParams,
@@ -374,6 +336,8 @@ def token_statistics(
     hidden: [N, D], float32 or bfloat16; D a multiple of 128.
     kernel: [D, V], same dtype.
     targets: int32 [N]; outside [0, V) it matches no column.
+    soft_cap: c > 0 of c tanh(logits / c), or None.
+    with_entropy: whether the entropy is wanted.
     blocks: of `blocks.choose_blocks`.
     vmem_limit_bytes: on-chip memory that a kernel may use.
     interpret: True or InterpretParams to emulate the kernels anywhere.
@@ -393,21 +357,28 @@ def token_statistics(
       f"width {hidden.shape[1]} is not a multiple of {blocks_lib.LANES}, the lanes of a "
       "TPU; change d_model or choose backend 'chunked'"
     )
-  setup = _Setup(blocks, vmem_limit_bytes, interpret)
+  setup = _Setup(soft_cap, with_entropy, blocks, vmem_limit_bytes, interpret)
   statistics = _token_statistics(setup, hidden, kernel, targets[:, None])
   return reference.TokenStatistics(*statistics.T)
 
 
-def token_statistics_on_this_chip(
-  hidden: jax.Array, kernel: jax.Array, targets: jax.Array
+def token_statistics_on_chip(
+  hidden: jax.Array,
+  kernel: jax.Array,
+  targets: jax.Array,
+  *,
+  soft_cap: float | None,
+  with_entropy: bool,
+  vmem_capacity_bytes: int,
 ) -> reference.TokenStatistics:
-  """`token_statistics` with the tiles that suit the TPU of this process."""
-  capacity = pltpu.get_tpu_info().vmem_capacity_bytes
-  limit = int(VMEM_SHARE * capacity)
+  """`token_statistics` with the tiles that suit a TPU core's on-chip memory."""
+  limit = int(VMEM_SHARE * vmem_capacity_bytes)
   return token_statistics(
     hidden,
     kernel,
     targets,
+    soft_cap=soft_cap,
+    with_entropy=with_entropy,
     blocks=blocks_lib.choose_blocks(
       width=hidden.shape[1],
       itemsize=hidden.dtype.itemsize,
@@ -415,4 +386,23 @@ def token_statistics_on_this_chip(
     ),
     vmem_limit_bytes=limit,
     interpret=False,
+  )
+
+
+def token_statistics_on_this_chip(
+  hidden: jax.Array,
+  kernel: jax.Array,
+  targets: jax.Array,
+  *,
+  soft_cap: float | None,
+  with_entropy: bool,
+) -> reference.TokenStatistics:
+  """`token_statistics` with the tiles that suit the TPU of this process."""
+  return token_statistics_on_chip(
+    hidden,
+    kernel,
+    targets,
+    soft_cap=soft_cap,
+    with_entropy=with_entropy,
+    vmem_capacity_bytes=pltpu.get_tpu_info().vmem_capacity_bytes,
   )

@@ -1,7 +1,7 @@
 """Tokens split over some mesh axes, vocabulary over another.
 
 Each device runs a backend on its tokens and its slice of the vocabulary; the
-slices then meet in one maximum and three sums a token. A Pallas kernel needs
+slices then meet in one maximum and three sums a token, four with the entropy. A Pallas kernel needs
 this on more than one device: the compiler cannot split it.
 """
 
@@ -43,15 +43,22 @@ def token_statistics(
 
   def of_device(hidden, kernel, targets):
     first = jax.lax.axis_index(vocab_axis) * vocab_per_shard
-    logsumexp, target_logit, logit_sum = of_shard(
-      hidden, kernel, targets - first
-    )
-    maximum = jax.lax.pmax(jax.lax.stop_gradient(logsumexp), vocab_axis)
-    normalizer = jax.lax.psum(jnp.exp(logsumexp - maximum), vocab_axis)
+    shard = of_shard(hidden, kernel, targets - first)
+    maximum = jax.lax.pmax(jax.lax.stop_gradient(shard.logsumexp), vocab_axis)
+    normalizer = jax.lax.psum(jnp.exp(shard.logsumexp - maximum), vocab_axis)
+    logsumexp = maximum + jnp.log(normalizer)
+    entropy = None
+    if shard.entropy is not None:
+      # Of the choice of a shard, and within it.
+      log_share = shard.logsumexp - logsumexp
+      entropy = jax.lax.psum(
+        jnp.exp(log_share) * (shard.entropy - log_share), vocab_axis
+      )
     return reference.TokenStatistics(
-      maximum + jnp.log(normalizer),
-      jax.lax.psum(target_logit, vocab_axis),
-      jax.lax.psum(logit_sum, vocab_axis),
+      logsumexp,
+      jax.lax.psum(shard.target_logit, vocab_axis),
+      jax.lax.psum(shard.logit_sum, vocab_axis),
+      entropy,
     )
 
   tokens = PartitionSpec(token_axes)
@@ -59,6 +66,6 @@ def token_statistics(
     of_device,
     mesh=mesh,
     in_specs=(tokens, PartitionSpec(None, vocab_axis), tokens),
-    out_specs=reference.TokenStatistics(tokens, tokens, tokens),
+    out_specs=tokens,
     check_vma=False,  # a pallas_call does not say over what its result varies
   )(hidden, kernel, targets)

@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kernels.linear_cross_entropy import chunked, reference
 
+_PLAIN = {"soft_cap": None, "with_entropy": False}
+
 
 def _inputs(num_tokens, width, vocab_size, dtype=jnp.float32):
   rng = np.random.default_rng(num_tokens + vocab_size)
@@ -25,6 +27,7 @@ def _value_and_gradients(function, hidden, kernel, targets, scales):
   def total(hidden, kernel):
     statistics = function(hidden, kernel, targets)
     weights = jnp.linspace(0.5, 2, len(targets))
+    statistics = jax.tree.leaves(statistics)
     return sum(a * (weights * b).sum() for a, b in zip(scales, statistics))
 
   return jax.value_and_grad(total, argnums=(0, 1))(hidden, kernel)
@@ -35,17 +38,21 @@ def _value_and_gradients(function, hidden, kernel, targets, scales):
   num_tokens=st.integers(1, 23),
   vocab_size=st.integers(2, 40),
   chunk_tokens=st.integers(1, 30),
-  scales=st.tuples(*[st.floats(-2, 2)] * 3),
+  scales=st.tuples(*[st.floats(-2, 2)] * 4),
+  soft_cap=st.sampled_from([None, 2.0]),
+  with_entropy=st.booleans(),
 )
 def test_chunks_equal_the_whole_with_gradients(
-  num_tokens, vocab_size, chunk_tokens, scales
+  num_tokens, vocab_size, chunk_tokens, scales, soft_cap, with_entropy
 ):
   inputs = _inputs(num_tokens, 5, vocab_size)
+  options = {"soft_cap": soft_cap, "with_entropy": with_entropy}
   of_chunks = functools.partial(
-    chunked.token_statistics, chunk_tokens=chunk_tokens
+    chunked.token_statistics, **options, chunk_tokens=chunk_tokens
   )
+  whole = functools.partial(reference.token_statistics, **options)
   got = _value_and_gradients(of_chunks, *inputs, scales)
-  want = _value_and_gradients(reference.token_statistics, *inputs, scales)
+  want = _value_and_gradients(whole, *inputs, scales)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
@@ -62,7 +69,7 @@ def test_the_gradient_of_a_bfloat16_kernel_is_added_up_in_float32():
 
   def total(kernel):
     return chunked.token_statistics(
-      hidden, kernel, targets, chunk_tokens=1
+      hidden, kernel, targets, **_PLAIN, chunk_tokens=1
     ).target_logit.sum()
 
   np.testing.assert_array_equal(jax.grad(total)(kernel), [[4.0, 0.0]])
@@ -75,7 +82,7 @@ def test_no_tokens_cross_devices():
   everywhere = NamedSharding(mesh, PartitionSpec())
   compiled = (
     jax.jit(
-      functools.partial(chunked.token_statistics, chunk_tokens=16),
+      functools.partial(chunked.token_statistics, **_PLAIN, chunk_tokens=16),
       in_shardings=(of_tokens, everywhere, of_tokens),
     )
     .lower(hidden, kernel, targets)

@@ -1,0 +1,88 @@
+"""Compiles for TPUs that are not there, with libtpu, on any machine.
+
+The compiler says whether a program fits a chip, and the memory it needs; it
+says nothing about time. Needs `pip install libtpu` (as in `jax[tpu]`); two
+processes at once need ALLOW_MULTIPLE_LIBTPU_LOAD=1.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+class Chip(NamedTuple):
+  """Name, smallest topology, and pltpu.ChipVersion and cores of a device."""
+
+  name: str
+  topology: str
+  version: str
+  num_cores: int
+
+
+V5E = Chip("v5e", "v5e:2x2", "TPU_V5E", 1)
+V5P = Chip("v5p", "v5p:2x2x1", "TPU_V5P", 2)
+V6E = Chip("v6e", "v6e:2x2", "TPU_V6E", 1)
+TPU7X = Chip("TPU7x", "tpu7x:2x2x1", "TPU_7X", 1)
+CHIPS = (V5E, V5P, V6E, TPU7X)
+
+
+class Needs(NamedTuple):
+  """Of one device, by the compiler: bytes, FLOPs."""
+
+  arguments: int
+  temporaries: int
+  peak: int
+  flops: float
+
+
+def vmem_bytes(chip: Chip) -> int:
+  """On-chip memory of one core of a chip, bytes."""
+  version = getattr(pltpu.ChipVersion, chip.version)
+  return pltpu.get_tpu_info_for_chip(
+    version, chip.num_cores
+  ).vmem_capacity_bytes
+
+
+def mesh(topology: str, shape: Sequence[int], names: Sequence[str]) -> Mesh:
+  """A mesh of the first devices of a topology that nobody has to own."""
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  devices = topologies.get_topology_desc(
+    topology_name=topology, platform="tpu"
+  ).devices
+  return Mesh(np.array(devices[: np.prod(shape)]).reshape(shape), names)
+
+
+def compile_for(
+  function: Callable,
+  *arguments: tuple[Sequence[int], str, PartitionSpec],
+  mesh: Mesh,
+) -> Needs:
+  """What `function`, jitted, needs on a device of a mesh.
+
+  Args:
+    function: of arrays.
+    *arguments: shape, dtype and partition of each array.
+    mesh: of `mesh`.
+
+  Raises:
+    jax.errors.JaxRuntimeError: if the compiler refuses, which is what this is
+      for; its message says which memory ran out and by how much.
+  """
+  shapes = [
+    jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, partition))
+    for shape, dtype, partition in arguments
+  ]
+  compiled = jax.jit(function).lower(*shapes).compile()
+  memory = compiled.memory_analysis()
+  return Needs(
+    memory.argument_size_in_bytes,
+    memory.temp_size_in_bytes,
+    memory.peak_memory_in_bytes,
+    compiled.cost_analysis().get("flops", 0.0),
+  )

@@ -1,0 +1,28 @@
+"""The specification: jax.nn's attention, with all logits.
+
+Cost: 4 B N T T H FLOPs forward, 8 backward; 4 B N T T bytes for the logits.
+
+Letters: B batch, T length, N query heads, K key heads, H head width.
+"""
+
+import jax
+
+
+def causal_attention(
+  query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array
+) -> jax.Array:
+  """softmax(query key^T / sqrt(H)) value over earlier slots of the segment.
+
+  Args:
+    query: [B, T, N, H].
+    key: [B, T, K, H]; K divides N.
+    value: [B, T, K, H].
+    segments: int32 [B, T], at least 0.
+
+  Returns:
+    [B, T, N, H].
+  """
+  mask = segments[:, None, :, None] == segments[:, None, None, :]
+  return jax.nn.dot_product_attention(
+    query, key, value, mask=mask, is_causal=True
+  )

@@ -1,0 +1,1 @@
+"""Attention with T5's relative-position bias, without a [N, T, S] bias."""
