@@ -18,12 +18,11 @@ _MASKED = -1e30
 
 NORMS = ("rms", "layer")
 # Name -> (activation, whether a second projection gates it).
-_MLPS = {
+MLPS = {
   "swiglu": (nn.silu, True),
   "geglu": (nn.gelu, True),  # both the tanh approximation
   "gelu": (nn.gelu, False),
 }
-MLPS = tuple(_MLPS)
 
 # What the backward pass finds saved: everything; the products of weights and
 # activations, but not attention's squares; only the input of each block.
@@ -41,7 +40,7 @@ def stack(
   """A block applied num_layers times by scan, params stacked on axis 0.
 
   Args:
-    block: module of (x, cache of its layer, *shared) -> (x, cache).
+    block: module of (x, cache of its layer, *shared) -> (x, what is stacked).
     num_layers: L.
     remat: one of `REMAT`.
     num_shared: how many further arguments all layers share.
@@ -64,10 +63,11 @@ def kernel_init(
   *,
   scale: float = 1.0,
   distribution: str = "truncated_normal",
+  batch_axes: tuple[int, ...] = (),
 ):
   """Initial values of variance scale / fan in."""
   return nn.initializers.variance_scaling(
-    scale, "fan_in", distribution, in_axes, out_axes
+    scale, "fan_in", distribution, in_axes, out_axes, batch_axes
   )
 
 
@@ -258,7 +258,7 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     D, F = x.shape[-1], self.d_ff
-    activation, is_gated = _MLPS[self.kind]
+    activation, is_gated = MLPS[self.kind]
 
     def project(x, name, axes, shape):
       kernel = parameter(self, name, kernel_init((0,), (1,)), axes, shape)
