@@ -137,6 +137,7 @@ def write_config(config: Config) -> dict[str, Any]:
     "architectures": [family.architecture],
     "model_type": model_type,
     **family.required,
+    **family.written,
     **{theirs: getattr(config, ours) for ours, theirs in family.fields.items()},
   }
   if written.get("rope_scaling") is not None:
@@ -191,10 +192,13 @@ def _tensors(config: Config) -> Iterator[tuple[str, Row, int | None, list]]:
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
   """{name: shape} of all their tensors of a configuration."""
-  return {
-    name: jax.eval_shape(lambda *x, row=row: row.layout.write(x), *ours).shape
-    for name, row, _, ours in _tensors(config)
-  }
+  found, of_row = {}, {}
+  for name, row, _, ours in _tensors(config):
+    if row.theirs not in of_row:  # all layers are alike
+      written = jax.eval_shape(lambda *x, row=row: row.layout.write(x), *ours)
+      of_row[row.theirs] = written.shape
+    found[name] = of_row[row.theirs]
+  return found
 
 
 def _checked(tensors, config: Config) -> dict[str, str]:

@@ -77,6 +77,7 @@ class Family:
     fields: our field -> their key.
     fixed: our field -> the only value that this type has.
     required: their key -> the only value that we have, also if it is absent.
+    written: their key -> value, for their programs; not read.
     rows: the table of names.
     copies: their names that repeat another one, and may be absent.
     ignored: their names without an effect.
@@ -90,6 +91,7 @@ class Family:
   required: Mapping[str, Any]
   rows: tuple[Row, ...]
   copies: Mapping[str, str]
+  written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   ignored: tuple[str, ...] = ()
   prefix: str = ""
 
@@ -229,7 +231,8 @@ _T5_COPIES = {
   "encoder.embed_tokens.weight": "shared.weight",
   "decoder.embed_tokens.weight": "shared.weight",
 }
-_T5_REQUIRED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_T5_GATED = {"feed_forward_proj": "gated-gelu"}
+_T5_WRITTEN = {"tie_word_embeddings": False, "decoder_start_token_id": 0}
 # An early release stored a table of distances that cross-attention never reads.
 _T5_IGNORED = (
   "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
@@ -307,7 +310,9 @@ FAMILIES = {
     config_class=encdec.EncoderDecoderConfig,
     fields=_T5_FIELDS,
     fixed={"relative_bias": "stack"},
-    required=_T5_REQUIRED,
+    # transformers 5 writes that it ties, whatever the weights do.
+    required=_T5_GATED,
+    written=_T5_WRITTEN,
     rows=_T5_ROWS + _MT5_BIASES,
     copies=_T5_COPIES,
     ignored=_T5_IGNORED,
@@ -317,7 +322,8 @@ FAMILIES = {
     config_class=encdec.EncoderDecoderConfig,
     fields=_T5_FIELDS,
     fixed={"relative_bias": "layer"},
-    required=_T5_REQUIRED,
+    required={**_T5_GATED, "tie_word_embeddings": False},
+    written=_T5_WRITTEN,
     rows=_T5_ROWS + _UMT5_BIASES,
     copies=_T5_COPIES,
   ),

@@ -81,8 +81,17 @@ class EncoderDecoder(NamedTuple):
   logical_axes: Callable[[], Any]
 
 
-def _relative_bias(module, config, query_slots, key_slots, is_bidirectional):
-  """Float32 [N, T, S] of a table that the module owns."""
+def _relative_bias(module, config, mask, index, is_bidirectional):
+  """Float32 [N, T, S] of a table that the module owns.
+
+  Args:
+    module: encoder or decoder, or one of their layers.
+    config: of the model.
+    mask: bool [B, T, S].
+    index: int32 scalar, slot of the first of the T tokens.
+    is_bidirectional: as for the buckets.
+  """
+  query_slots, key_slots = (jnp.arange(n) for n in mask.shape[1:])
   table = layers.parameter(
     module,
     "relative_bias",
@@ -91,7 +100,7 @@ def _relative_bias(module, config, query_slots, key_slots, is_bidirectional):
     (config.num_buckets, config.num_heads),
   )
   buckets = position_encodings.relative_buckets(
-    key_slots - query_slots[:, None],
+    key_slots - (index + query_slots)[:, None],
     is_bidirectional=is_bidirectional,
     num_buckets=config.num_buckets,
     max_distance=config.max_distance,
@@ -129,10 +138,7 @@ class _Block(nn.Module):
 
     own, cross = (None, None) if cache is None else cache
     if bias is None:
-      query_slots, key_slots = (jnp.arange(n) for n in mask.shape[1:])
-      bias = _relative_bias(
-        self, config, index + query_slots, key_slots, not self.is_decoder
-      )
+      bias = _relative_bias(self, config, mask, index, not self.is_decoder)
     normed = norm("attention_norm")(x)
     attended, own = attention("attention")(
       normed, normed, own, None, mask, bias, index
@@ -174,10 +180,7 @@ class _Stack(nn.Module):
     config = self.config
     bias = None
     if config.relative_bias == "stack":
-      query_slots, key_slots = (jnp.arange(n) for n in mask.shape[1:])
-      bias = _relative_bias(
-        self, config, index + query_slots, key_slots, not self.is_decoder
-      )
+      bias = _relative_bias(self, config, mask, index, not self.is_decoder)
     depth = "num_decoder_layers" if self.is_decoder else "num_encoder_layers"
     stack = layers.stack(
       _Block,

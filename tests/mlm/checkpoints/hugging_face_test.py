@@ -142,6 +142,18 @@ def test_each_device_reads_its_part(case):
   jax.tree.map(np.testing.assert_array_equal, split, whole)
 
 
+def test_mt5_is_untied_whatever_transformers_5_wrote():
+  tied = {**parity.CONFIGS["mt5"], "tie_word_embeddings": True}
+  config = hugging_face.read_config(
+    tied, activation_dtype="float32", remat="none"
+  )
+  assert config == _config("mt5")
+  tensors = _tensors(config)
+  del tensors["lm_head.weight"]
+  with pytest.raises(ValueError, match="missing lm_head.weight"):
+    _params(config, tensors)
+
+
 def test_all_that_is_wrong_with_the_names_is_told_at_once():
   config = _config("llama3")
   tensors = _tensors(config)
@@ -185,6 +197,7 @@ def test_bloom_is_read_without_its_prefix():
     ("llama3", {"rope_scaling": {"rope_type": "yarn"}}, "only 'llama3'"),
     ("aya23", {"use_qk_norm": True}, "only False is here"),
     ("mt5", {"feed_forward_proj": "relu"}, "only 'gated-gelu' is here"),
+    ("umt5", {"tie_word_embeddings": True}, "only False is here"),
   ],
 )
 def test_what_our_models_lack_is_refused(case, change, message):

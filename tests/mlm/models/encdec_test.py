@@ -1,6 +1,7 @@
 """The encoder–decoder: causality, packing, padding, cache, sharding."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +29,10 @@ CONFIG = encdec.EncoderDecoderConfig(
 )
 
 
-@pytest.fixture(scope="module", params=["stack", "layer"])
-def family(request):
-  """mT5 and umT5, with params under which every path matters."""
-  config = dataclasses.replace(CONFIG, relative_bias=request.param)
-  model = encdec.build(config)
+@functools.cache
+def _jitted(relative_bias):
+  """A model, and params under which every path matters to the logits."""
+  model = encdec.build(dataclasses.replace(CONFIG, relative_bias=relative_bias))
   model = model._replace(
     apply=jax.jit(model.apply), extend=jax.jit(model.extend)
   )
@@ -41,6 +41,17 @@ def family(request):
     lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype),
     jax.eval_shape(model.init, jax.random.key(0)),
   )
+
+
+@pytest.fixture(params=["stack", "layer"])
+def family(request):
+  """mT5 and umT5."""
+  return _jitted(request.param)
+
+
+@pytest.fixture
+def mt5():
+  return _jitted("stack")
 
 
 def _batch(inputs, targets, source_ids=None, target_ids=None):
@@ -79,9 +90,9 @@ def test_targets_see_every_input_and_no_later_target(family):
   np.testing.assert_array_equal(gradient[[12, 13]], 0)
 
 
-def test_order_matters_on_both_sides(family):
+def test_order_matters_on_both_sides(mt5):
   """Relative bias reaches both: without it sets of tokens would be alike."""
-  model, params = family
+  model, params = mt5
   straight = _logits(model.apply(params, _batch([[1, 2, 3]], [[0, 4, 5, 6]])))
   for other in (
     _batch([[2, 1, 3]], [[0, 4, 5, 6]]),
@@ -135,11 +146,9 @@ def test_cached_decoding_equals_the_full_forward(family):
   assert int(cache["index"]) == targets.shape[1]
 
 
-def test_bfloat16_is_close_to_float32(family):
-  model, params = family
+def test_bfloat16_is_close_to_float32(mt5):
+  model, params = mt5
   config = dataclasses.replace(CONFIG, activation_dtype="bfloat16")
-  if "relative_bias" not in params["encoder"]:
-    config = dataclasses.replace(config, relative_bias="layer")
   batch = _batch([[1, 2, 3, 4]], [[0, 5, 6]])
   want = model.apply(params, batch)["hidden"]
   got = jax.jit(encdec.build(config).apply)(params, batch)["hidden"]
@@ -161,8 +170,8 @@ def test_initial_logits_have_unit_variance():
   assert key.std() / query.std() == pytest.approx(6**0.5, rel=0.1)
 
 
-def test_sharded_equals_unsharded(family):
-  model, params = family
+def test_sharded_equals_unsharded(mt5):
+  model, params = mt5
   mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
   tokens = np.arange(8 * 6).reshape(8, 6) % 48
   batch = _batch(tokens, tokens[::-1])

@@ -1,12 +1,14 @@
 """Every file of gin/models: parsed, counted and initialised by shape."""
 
 import dataclasses
+import math
 import pathlib
 
 import jax
 import pytest
 
 import gin
+from mlm.checkpoints import hugging_face
 from mlm.models import counting, decoder, encdec
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -130,6 +132,25 @@ def test_umt5_has_a_table_of_distances_for_every_layer():
   # 8 + 8 layers instead of 1 + 1 stacks, 32 buckets, 6 heads.
   fewer = counting.encoder_decoder_num_params(one_table)
   assert count - fewer == 14 * 32 * 6
+
+
+@pytest.mark.parametrize(
+  "name, num_tensors",
+  [
+    # Layers times tensors a layer, and those outside of the layers.
+    ("llama3_405b", 126 * 9 + 3),
+    ("bloom_176b", 70 * 12 + 5),
+    ("aya23_35b", 40 * 8 + 2),
+    ("mt5_xxl", 24 * 9 + 24 * 14 + 6),
+  ],
+)
+def test_tensors_of_hugging_face_add_up_to_the_same_count(name, num_tensors):
+  is_mt5 = name in ENCODER_DECODERS
+  config = _mt5(name) if is_mt5 else _config(name)
+  expected = ENCODER_DECODERS[name][0] if is_mt5 else DECODERS[name]
+  shapes = hugging_face.shapes(config)
+  assert len(shapes) == num_tensors
+  assert sum(math.prod(shape) for shape in shapes.values()) == expected
 
 
 @pytest.mark.parametrize(
