@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mlm.models import adapters as adapters_lib
 from mlm.models import fields, layers, masks, position_encodings
 from mlm.models import moe as moe_lib
 from mlm.sharding import rules
@@ -158,7 +159,7 @@ class _Block(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, x, cache, positions, mask, valid, index):
+  def __call__(self, x, cache, positions, mask, valid, languages, index):
     """Returns (x, (cache, what the router did or None))."""
     config = self.config
     bias = rotate = None
@@ -198,6 +199,7 @@ class _Block(nn.Module):
     else:
       experts = moe_lib.MoE(config.moe, config.mlp, config.d_ff, name="mlp")
       out, routing = experts(normed, valid)
+    out = adapters_lib.after_mlp(self, out, languages)
     return rules.constrain(x + out, _RESIDUAL), (cache, routing)
 
 
@@ -211,7 +213,9 @@ class _Decoder(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, tokens, positions, mask, valid, layer_caches, index):
+  def __call__(
+    self, tokens, positions, mask, valid, languages, layer_caches, index
+  ):
     """Returns (outputs of `Model.apply`, layer caches).
 
     Args:
@@ -219,6 +223,7 @@ class _Decoder(nn.Module):
       positions: int32 [B, T]; ALiBi counts slots instead.
       mask: bool [B, T, S].
       valid: bool [B, T], which tokens are real.
+      languages: int32 [B, T], of `adapters.numbers`, or None.
       layer_caches: None, or {"keys", "values"} of [L, B, S, K, H].
       index: int32 scalar, slot of the first token, and the first to write.
     """
@@ -237,14 +242,16 @@ class _Decoder(nn.Module):
     x = jnp.take(rows, tokens, axis=0).astype(dtype)
     if config.normalize_embedding:
       x = _norm(config, "embedding_norm")(x)
+    x = adapters_lib.couple(self, x, languages)
     x = rules.constrain(x, _RESIDUAL)
     stack = layers.stack(
-      _Block, num_layers=config.num_layers, remat=config.remat, num_shared=4
+      _Block, num_layers=config.num_layers, remat=config.remat, num_shared=5
     )
     x, (layer_caches, routing) = stack(config, name="layers")(
-      x, layer_caches, positions, mask, valid, index
+      x, layer_caches, positions, mask, valid, languages, index
     )
     hidden = _norm(config, "final_norm")(x)
+    hidden = adapters_lib.uncouple(self, hidden, languages)
     if config.tie_embeddings:
       unembedding = table.T
     else:
@@ -268,27 +275,61 @@ class _Decoder(nn.Module):
     return outputs, layer_caches
 
 
-def build(config: DecoderConfig) -> Model:
-  """The decoder of a configuration as pure functions."""
+def build(
+  config: DecoderConfig,
+  *,
+  adapters: adapters_lib.AdapterConfig | None = None,
+) -> Model:
+  """The decoder of a configuration as pure functions.
+
+  With adapters, params are {"base": the decoder's, "adapters": theirs}, and
+  language adapters read decoder_language_ids; when decoding they read the
+  cache's "languages", int32 [B], which is -1 (none) unless the caller sets it.
+  """
   module = _Decoder(config)
 
   def boxed(key):
     one = jnp.zeros((1, 1), jnp.int32)
     valid = jnp.ones((1, 1), bool)
-    return module.init(key, one, one, valid[None], valid, None, jnp.int32(0))[
-      "params"
-    ]
+    return module.init(
+      key, one, one, valid[None], valid, None, None, jnp.int32(0)
+    )["params"]
 
   def init(key):
-    return nn.unbox(boxed(key))
+    params = nn.unbox(boxed(key))
+    if adapters is None:
+      return params
+    axes, key = layers.logical_axes(boxed), jax.random.fold_in(key, 1)
+    fresh = adapters_lib.init(adapters, params, axes, key)
+    return {"base": params, "adapters": fresh}
+
+  def logical_axes():
+    axes = layers.logical_axes(boxed)
+    if adapters is None:
+      return axes
+    abstract = jax.eval_shape(lambda: nn.unbox(boxed(jax.random.key(0))))
+    of_adapters = adapters_lib.logical_axes(adapters, abstract, axes)
+    return {"base": axes, "adapters": of_adapters}
+
+  def variables(params):
+    if adapters is None:
+      return {"params": params}
+    scaled = adapters_lib.scaled(adapters, params["adapters"])
+    return {"params": params["base"], "adapters": scaled}
+
+  has_languages = adapters is not None and adapters.language is not None
 
   def apply(params, batch):
+    languages = None
+    if has_languages:
+      languages = adapters_lib.numbers(adapters, batch["decoder_language_ids"])
     outputs, _ = module.apply(
-      {"params": params},
+      variables(params),
       batch["decoder_input_tokens"],
       batch["decoder_positions"],
       masks.causal(batch["decoder_segment_ids"]),
       batch["decoder_segment_ids"] != 0,
+      languages,
       None,
       jnp.int32(0),
     )
@@ -303,28 +344,34 @@ def build(config: DecoderConfig) -> Model:
       config.head_dim,
     )
     dtype = jnp.dtype(config.activation_dtype)
-    return {
+    cache = {
       "keys": jnp.zeros(shape, dtype),
       "values": jnp.zeros(shape, dtype),
       "valid": jnp.zeros((batch_size, length), bool),
       "index": jnp.int32(0),
     }
+    if has_languages:
+      cache["languages"] = jnp.full(batch_size, -1)
+    return cache
 
   def extend(params, cache, tokens, positions, valid):
     mask, now_valid = masks.cached(cache, valid)
-    index = cache["index"]
+    index, languages = cache["index"], None
+    if has_languages:
+      ids = jnp.broadcast_to(cache["languages"][:, None], tokens.shape)
+      languages = adapters_lib.numbers(adapters, ids)
     outputs, layer_caches = module.apply(
-      {"params": params},
+      variables(params),
       tokens,
       positions,
       mask,
       valid,
+      languages,
       {"keys": cache["keys"], "values": cache["values"]},
       index,
     )
     index = index + tokens.shape[1]
-    return outputs, {**layer_caches, "valid": now_valid, "index": index}
+    now = {**layer_caches, "valid": now_valid, "index": index}
+    return outputs, {**cache, **now}
 
-  return Model(
-    init, apply, init_cache, extend, lambda: layers.logical_axes(boxed)
-  )
+  return Model(init, apply, init_cache, extend, logical_axes)

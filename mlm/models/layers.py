@@ -4,6 +4,7 @@ Letters: B rows, T query length, S key length, D model width, N query heads,
 K key/value heads, G = N / K, H head width, F feed-forward width.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,9 @@ _REMAT = {
 }
 REMAT = tuple(_REMAT)
 
+# Logical axes that number matrices instead of belonging to them.
+STACKED = ("layers", "expert")
+
 
 def stack(
   block: type[nn.Module], *, num_layers: int, remat: str, num_shared: int
@@ -49,7 +53,7 @@ def stack(
     block = nn.remat(block, prevent_cse=False, policy=_REMAT[remat])
   return nn.scan(
     block,
-    variable_axes={"params": 0},
+    variable_axes={"params": 0, "adapters": 0},
     split_rngs={"params": True},
     in_axes=(0, *[nn.broadcast] * num_shared),
     length=num_layers,
@@ -74,10 +78,32 @@ def kernel_init(
 def parameter(
   module: nn.Module, name: str, init, axes: tuple[str, ...], shape: tuple
 ) -> jax.Array:
-  """A float32 parameter with its logical axes."""
-  return module.param(
+  """A float32 parameter with its logical axes.
+
+  If the collection "adapters" has a low-rank pair of its name, their product is
+  added: here, so that no layer knows of it, and within the scan and what is
+  recomputed, so that the sum exists for one layer at a time.
+  """
+  value = module.param(
     name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )
+  if module.has_variable("adapters", name):
+    value = value + low_rank(module.get_variable("adapters", name), axes)
+  return value
+
+
+def low_rank(pair: dict, axes: tuple[str, ...]) -> jax.Array:
+  """The product A B of a matrix's shape, in float32.
+
+  Args:
+    pair: {"a": [..., inputs, R], "b": [..., R, outputs]}.
+    axes: logical axes of the matrix; leading ones may be `STACKED`.
+  """
+  product = functools.partial(jnp.tensordot, axes=1, precision="highest")
+  for axis in axes:
+    if axis in STACKED:
+      product = jax.vmap(product)
+  return product(pair["a"], pair["b"])
 
 
 def logical_axes(boxed_init: Callable[[jax.Array], Any]) -> Any:

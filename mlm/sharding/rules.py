@@ -18,6 +18,7 @@ RULES = {
   "head_width": None,
   # Each expert is split as an MLP is; there is no mesh axis of experts yet.
   "expert": None,
+  "adapter": None,
   "layers": None,
   "buckets": None,
 }

@@ -77,6 +77,28 @@ def cross_entropy_loss(
   return loss_fn
 
 
+def with_frozen(
+  make_loss: Callable[[Callable], Callable], apply: Callable
+) -> Callable:
+  """Builds the loss of a part of a model; the rest is `frozen`.
+
+  Args:
+    make_loss: apply -> loss_fn, such as a partial `cross_entropy_loss`, whose
+      loss_fn itself reads nothing frozen.
+    apply: (params, frozen, batch) -> outputs; for adapters a lambda of
+      model.apply({"base": frozen, "adapters": params}, batch).
+
+  Returns:
+    loss_fn(params, frozen, batch, key) -> (loss, metrics).
+  """
+
+  def loss_fn(params, frozen, batch, key):
+    of_part = make_loss(lambda params, batch: apply(params, frozen, batch))
+    return of_part(params, None, batch, key)
+
+  return loss_fn
+
+
 def token_logprobs(
   apply: Callable, params: Any, batch: dict, *, backend: str
 ) -> jax.Array:
