@@ -124,7 +124,7 @@ def _lora_leaves(config: LoraConfig, params: Any, axes: Any):
     if not any(fnmatch.fnmatchcase(path, x) for x in config.patterns):
       continue
     shape, names = param.shape, axes[path]
-    start = sum(name in layers.STACKED for name in names)
+    start = layers.num_stacked(names)
     # Inputs are the width of the model, or all but it.
     split = start + 1 if names[start] == "embed" else len(names) - 1
     if len(names) - start < 2:

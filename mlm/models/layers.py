@@ -5,6 +5,7 @@ K key/value heads, G = N / K, H head width, F feed-forward width.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,8 @@ _REMAT = {
 }
 REMAT = tuple(_REMAT)
 
-# Logical axes that number matrices instead of belonging to them.
-STACKED = ("layers", "expert")
+# Leading logical axes that number matrices instead of belonging to them.
+_STACKED = ("layers", "expert")
 
 
 def stack(
@@ -92,18 +93,24 @@ def parameter(
   return value
 
 
+def num_stacked(axes: tuple[str, ...]) -> int:
+  """How many leading logical axes number matrices: layers and experts."""
+  return len(list(itertools.takewhile(_STACKED.__contains__, axes)))
+
+
 def low_rank(pair: dict, axes: tuple[str, ...]) -> jax.Array:
   """The product A B of a matrix's shape, in float32.
 
   Args:
     pair: {"a": [..., inputs, R], "b": [..., R, outputs]}.
-    axes: logical axes of the matrix; leading ones may be `STACKED`.
+    axes: logical axes of the matrix, or of a stack of them.
   """
   product = functools.partial(jnp.tensordot, axes=1, precision="highest")
-  for axis in axes:
-    if axis in STACKED:
-      product = jax.vmap(product)
-  return product(pair["a"], pair["b"])
+  # In a batch of one, so that remat "minimal", which saves products that have
+  # no batch, recomputes this one, which is as large as the weights.
+  for _ in range(num_stacked(axes) + 1):
+    product = jax.vmap(product)
+  return product(pair["a"][None], pair["b"][None])[0]
 
 
 def logical_axes(boxed_init: Callable[[jax.Array], Any]) -> Any:

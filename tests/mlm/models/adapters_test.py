@@ -118,23 +118,40 @@ def _logits(outputs):
   return outputs["hidden"] @ outputs["unembedding"]
 
 
-@pytest.mark.parametrize(
-  "config, adapter_config",
-  [(CONFIG, ALL), (MIXTURE, ONLY_LORA)],
-  ids=["all", "LoRA of experts"],
-)
-def test_fresh_adapters_change_no_bit(config, adapter_config):
+def _fresh(config, adapter_config):
+  """A base of order 1, where rounding would show, and initial adapters."""
   plain = decoder.build(config)
-  adapted = decoder.build(config, adapters=adapter_config)
+  base = _random(jax.eval_shape(plain.init, jax.random.key(0)))
   key = jax.random.key(3)
-  params = jax.jit(adapted.init)(key)
-  jax.tree.map(
-    np.testing.assert_array_equal, params["base"], jax.jit(plain.init)(key)
-  )
-  # At order 1, where rounding would show.
-  params = {**params, "base": _random(params["base"])}
-  want = jax.jit(plain.apply)(params["base"], ROWS)
-  found = jax.jit(adapted.apply)(params, ROWS)
+  fresh = adapters.init(adapter_config, base, plain.logical_axes(), key)
+  return {"base": base, "adapters": fresh}
+
+
+@pytest.fixture(scope="module")
+def fresh():
+  return _fresh(CONFIG, ALL)
+
+
+def test_one_matrix_of_each_pair_is_zero_and_the_other_of_unit_gain(fresh):
+  leaves = jax.tree_util.tree_flatten_with_path(fresh["adapters"])[0]
+  zeros = [leaf for path, leaf in leaves if path[-1].key in ("b", "up")]
+  assert 2 * len(zeros) == len(leaves)
+  assert not any(leaf.any() for leaf in zeros)
+  layer = fresh["adapters"]["layers"]
+  for leaf, fan_in in (
+    (fresh["adapters"]["embedding"]["a"], 1),  # a lookup reads one row
+    (layer["attention"]["out"]["a"], 4 * 8),
+    (layer["mlp"]["down"]["a"], 24),
+    (layer["language"]["down"], 16),
+  ):
+    # 144 values or more: three standard errors are below 0.2.
+    assert float(leaf.std()) * fan_in**0.5 == pytest.approx(1, abs=0.2)
+
+
+def test_fresh_adapters_change_no_bit(fresh):
+  want = jax.jit(decoder.build(CONFIG).apply)(fresh["base"], ROWS)
+  model = decoder.build(CONFIG, adapters=ALL)
+  found = jax.jit(model.apply)(fresh, ROWS)
   jax.tree.map(np.testing.assert_array_equal, found, want)
 
 
@@ -191,11 +208,13 @@ def test_each_row_goes_through_its_languages_adapters_alone(with_languages):
   model, params = with_languages
   found = _logits(model.apply(params, ROWS))
   base = jax.jit(decoder.build(CONFIG).apply)
-  for number, language in enumerate(LANGUAGE.language_ids):
-    one = dataclasses.replace(LANGUAGE, language_ids=(language,))
-    alone = decoder.build(
+  one = dataclasses.replace(LANGUAGE, language_ids=(ARABIC,))
+  alone = jax.jit(
+    decoder.build(
       CONFIG, adapters=dataclasses.replace(ONLY_LANGUAGE, language=one)
-    )
+    ).apply
+  )
+  for number in range(3):
 
     def own(path, leaf, n=number):
       axis = 1 if path[0].key == "layers" else 0
@@ -205,7 +224,7 @@ def test_each_row_goes_through_its_languages_adapters_alone(with_languages):
       "base": params["base"],
       "adapters": jax.tree_util.tree_map_with_path(own, params["adapters"]),
     }
-    want = _logits(jax.jit(alone.apply)(of_one, ROWS))
+    want = _logits(alone(of_one, _batch(TOKENS, ARABIC)))
     np.testing.assert_allclose(
       found[number], want[number], rtol=1e-4, atol=1e-4
     )
@@ -304,10 +323,9 @@ def _loss_fn(model):
   )
 
 
-def test_training_moves_adapters_and_leaves_the_frozen_base():
+def test_training_moves_adapters_and_leaves_the_frozen_base(fresh):
   model = decoder.build(CONFIG, adapters=ALL)
-  params = jax.jit(model.init)(jax.random.key(0))
-  base = _random(params["base"])
+  base = fresh["base"]
   optimizer = optimizers.adamw(
     learning_rate=optimizers.constant_with_warmup(peak=0.01, warmup_steps=1),
     beta1=0.9,
@@ -324,7 +342,7 @@ def test_training_moves_adapters_and_leaves_the_frozen_base():
     mesh, model.logical_axes()["adapters"], abstract
   )
   state = train_state.from_params(
-    params=params["adapters"], optimizer=optimizer, shardings=shardings
+    params=fresh["adapters"], optimizer=optimizer, shardings=shardings
   )
   update = train_step.make_train_step(
     loss_fn=_loss_fn(model),
@@ -339,10 +357,10 @@ def test_training_moves_adapters_and_leaves_the_frozen_base():
   assert means == sorted(means, reverse=True)
   # Every leaf has moved: the zeros at once, the others after them.
   for leaf, before in zip(
-    jax.tree.leaves(state.params), jax.tree.leaves(params["adapters"])
+    jax.tree.leaves(state.params), jax.tree.leaves(fresh["adapters"])
   ):
     assert (leaf != before).any()
-  jax.tree.map(np.testing.assert_array_equal, base, _random(params["base"]))
+  jax.tree.map(np.testing.assert_array_equal, base, _random(base))
 
 
 def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(with_all):
@@ -383,9 +401,10 @@ def test_lora_holds_no_second_copy_of_the_weights(remat):
     ),
   )
   params = jax.eval_shape(model.init, jax.random.key(0))
+  row = {name: x[:1] for name, x in ROWS.items()}
   gradient = jax.jit(jax.grad(_loss_fn(model), has_aux=True))
   memory = (
-    gradient.lower(params["adapters"], params["base"], ROWS, None)
+    gradient.lower(params["adapters"], params["base"], row, None)
     .compile()
     .memory_analysis()
   )
