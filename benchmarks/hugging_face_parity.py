@@ -65,6 +65,17 @@ CONFIGS = {
     "tie_word_embeddings": False,
     "mlp_bias": False,
   },
+  "mixtral": {
+    **{k: v for k, v in _LLAMA.items() if k != "attention_bias"},
+    "model_type": "mixtral",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "num_local_experts": 5,
+    "num_experts_per_tok": 2,
+    "router_aux_loss_coef": 0.02,
+    "sliding_window": None,
+  },
   "aya23": {
     **_LLAMA,
     "model_type": "cohere",
@@ -125,6 +136,25 @@ def summary(logits: np.ndarray) -> dict:
   return {name: np.round(x, 6).tolist() for name, x in kept.items()}
 
 
+def _mixtral_weights(name: str, shape: tuple[int, ...]) -> np.ndarray:
+  """`weights` by the names of released files, an expert and matrix each."""
+  name = name.replace(".mlp.", ".block_sparse_moe.")
+  stem, _, stacked = name.rpartition(".experts.")
+  if not stem:
+    return weights(name, shape)
+  num_experts, outputs, inputs = shape
+  parts = ("w1", "w3") if stacked == "gate_up_proj" else ("w2",)
+  of_part = (outputs // len(parts), inputs)
+  return np.reshape(
+    [
+      weights(f"{stem}.experts.{e}.{part}.weight", of_part)
+      for e in range(num_experts)
+      for part in parts
+    ],
+    shape,
+  )
+
+
 def _model(config: dict):
   import torch
   import transformers
@@ -148,9 +178,11 @@ def _model(config: dict):
     model.lm_head.weight = torch.nn.Parameter(
       torch.empty_like(model.lm_head.weight)
     )
+  is_mixtral = config["model_type"] == "mixtral"
+  draw = _mixtral_weights if is_mixtral else weights
   with torch.no_grad():
     for name, parameter in model.named_parameters():
-      parameter.copy_(torch.from_numpy(weights(name, tuple(parameter.shape))))
+      parameter.copy_(torch.from_numpy(draw(name, tuple(parameter.shape))))
   return model
 
 

@@ -4,6 +4,7 @@ By the tables of `hugging_face_tables`. Reading and writing both check that no
 name is missing and none is left over.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,9 +25,9 @@ def family_of(config: families.Config) -> str:
   for model_type, family in FAMILIES.items():
     if isinstance(config, family.config_class):
       differences[model_type] = {
-        name: getattr(config, name)
+        name: _get(config, name)
         for name, value in family.fixed.items()
-        if getattr(config, name) != value
+        if _get(config, name) != value
       }
       if not differences[model_type]:
         return model_type
@@ -40,6 +41,24 @@ def family_of(config: families.Config) -> str:
   )
 
 
+def _get(config: Any, name: str) -> Any:
+  """The field of a name, or of "field.field"; None within None."""
+  for part in name.split("."):
+    config = getattr(config, part, None)
+  return config
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """{"a.b": x} as {"a": {"b": x}}."""
+  nested: dict[str, Any] = {}
+  for name, value in flat.items():
+    outer, _, inner = name.rpartition(".")
+    (nested.setdefault(outer, {}) if outer else nested)[inner] = value
+  return nested
+
+
+# Of the routers' losses, where a config.json does not say.
+_WEIGHTS = {"router_aux_loss_coef": 0.001, "router_z_loss_coef": 0.0}
 # Theirs -> ours, in rope_scaling.
 _SCALING = {
   "factor": "factor",
@@ -118,7 +137,8 @@ def read_config(
     raise ValueError(
       f"model_type {model_type!r} is not here; known: {', '.join(FAMILIES)}"
     )
-  family, filled = FAMILIES[model_type], _filled(config_json)
+  family = FAMILIES[model_type]
+  filled = {**_WEIGHTS, **_filled(config_json)}
   for key, needed in family.required.items():
     if filled.get(key, needed) != needed:
       raise ValueError(
@@ -128,8 +148,10 @@ def read_config(
   if missing:
     raise ValueError(f"config.json of {model_type} lacks {', '.join(missing)}")
   return family.config_class(
-    **{ours: filled[theirs] for ours, theirs in family.fields.items()},
-    **family.fixed,
+    **_nested(
+      {ours: filled[theirs] for ours, theirs in family.fields.items()}
+      | family.fixed
+    ),
     activation_dtype=activation_dtype,
     remat=remat,
   )
@@ -148,7 +170,7 @@ def write_config(config: families.Config) -> dict[str, Any]:
     "model_type": model_type,
     **family.required,
     **family.written,
-    **{theirs: getattr(config, ours) for ours, theirs in family.fields.items()},
+    **{theirs: _get(config, ours) for ours, theirs in family.fields.items()},
   }
   if written.get("rope_scaling") is not None:
     scaling = written["rope_scaling"]
@@ -181,19 +203,20 @@ def _flat(params: Any) -> dict[str, Any]:
 
 def _tensors(
   config: families.Config,
-) -> Iterator[tuple[str, Row, int | None, list]]:
-  """(name, row, layer or None, shapes of ours) of each of their tensors."""
+) -> Iterator[tuple[str, Row, tuple, list]]:
+  """(name, row, place in what is stacked, shapes of ours) of their tensors.
+
+  The place is (), (layer,) or (layer, expert).
+  """
   paths = _flat(_abstract(config))
   for row in FAMILIES[family_of(config)].rows:
     if row is HEAD and "unembedding" not in paths:
       continue  # tied
     leaves = [paths[path] for path in row.ours]
-    if "{}" not in row.theirs:
-      yield row.theirs, row, None, leaves
-      continue
-    one = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves]
-    for layer in range(leaves[0].shape[0]):
-      yield row.theirs.format(layer), row, layer, one
+    depth = row.theirs.count("{}")
+    one = [jax.ShapeDtypeStruct(x.shape[depth:], x.dtype) for x in leaves]
+    for place in np.ndindex(leaves[0].shape[:depth]):
+      yield row.theirs.format(*place), row, place, one
 
 
 def shapes(config: families.Config) -> dict[str, tuple[int, ...]]:
@@ -258,25 +281,30 @@ def from_hugging_face(
       every wrong shape.
   """
   spelling = _checked(tensors, config)
-  # path -> what makes each of its layers, or all of it.
-  sources: dict[str, list] = {}
-  for name, row, layer, leaves in _tensors(config):
+  # path -> place -> what it is made of.
+  sources: dict[str, dict] = {}
+  for name, row, place, leaves in _tensors(config):
     for part, (path, leaf) in enumerate(zip(row.ours, leaves, strict=True)):
       source = (tensors[spelling[name]], row.layout, part, leaf.shape)
-      sources.setdefault(path, []).append((*source, layer is not None))
+      sources.setdefault(path, {})[place] = source
 
   def one(source, index):
-    tensor, layout, part, shape, _ = source
+    tensor, layout, part, shape = source
     return np.asarray(layout.read(tensor, shape)[part][index], np.float32)
 
   def param(path, leaf, sharding):
     of_path = sources[jax.tree_util.keystr(path, simple=True, separator="/")]
-    is_stacked = of_path[0][-1]
+    depth = len(next(iter(of_path)))
 
     def read(index):
-      if not is_stacked:
-        return one(of_path[0], index)
-      return np.stack([one(x, index[1:]) for x in of_path[index[0]]])
+      places = [
+        range(*stacked.indices(size))
+        for stacked, size in zip(index[:depth], leaf.shape)
+      ]
+      parts = [
+        one(of_path[x], index[depth:]) for x in itertools.product(*places)
+      ]
+      return np.reshape(parts, (*map(len, places), *parts[0].shape))
 
     return jax.make_array_from_callback(leaf.shape, sharding, read)
 
@@ -293,8 +321,6 @@ def to_hugging_face(
     params: ours; one leaf at a time is brought to the host.
   """
   flat = _flat(params)
-  for name, row, layer, _ in _tensors(config):
-    ours = [
-      flat[path] if layer is None else flat[path][layer] for path in row.ours
-    ]
+  for name, row, place, _ in _tensors(config):
+    ours = [flat[path][place] if place else flat[path] for path in row.ours]
     yield name, np.ascontiguousarray(row.layout.write([*map(np.asarray, ours)]))

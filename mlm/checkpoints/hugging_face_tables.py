@@ -3,7 +3,7 @@
 A `Family` is one of their model types. Every name of theirs and every param of
 ours stands in its table once. Their kernels are [outputs, inputs]; ours are
 [inputs, outputs] with the heads apart, stacked over layers. "{}" in a name is
-the number of the layer.
+the number of the layer, a second one that of the expert.
 """
 
 import dataclasses
@@ -74,7 +74,7 @@ class Family:
   Attributes:
     architecture: class that they load it with.
     config_class: of ours.
-    fields: our field -> their key.
+    fields: our field, or "field.field" within it, -> their key.
     fixed: our field -> the only value that this type has.
     required: their key -> the only value that we have, also if it is absent.
     written: their key -> value, for their programs; not read.
@@ -145,6 +145,16 @@ _LLAMA_NORMS = (
 )
 _COHERE_NORMS = (
   _row("model.layers.{}.input_layernorm.weight", "layers/norm/scale", _SAME),
+)
+
+
+_MOE = "model.layers.{}.block_sparse_moe"
+_MIXTRAL_ROWS = (
+  *(row for row in _LLAMA_ROWS if ".mlp." not in row.theirs),
+  _row(f"{_MOE}.gate.weight", "layers/mlp/router", _IN),
+  _row(f"{_MOE}.experts.{{}}.w1.weight", "layers/mlp/gate", _IN),
+  _row(f"{_MOE}.experts.{{}}.w3.weight", "layers/mlp/up", _IN),
+  _row(f"{_MOE}.experts.{{}}.w2.weight", "layers/mlp/down", _IN),
 )
 
 
@@ -244,6 +254,7 @@ _PLAIN = {
   "use_biases": False,
   "normalize_embedding": False,
   "logit_scale": 1.0,
+  "moe": None,
 }
 
 FAMILIES = {
@@ -304,6 +315,31 @@ FAMILIES = {
     rows=tuple(_bloom_rows()),
     copies={"lm_head.weight": "transformer.word_embeddings.weight"},
     prefix="transformer.",
+  ),
+  "mixtral": Family(
+    architecture="MixtralForCausalLM",
+    config_class=decoder.DecoderConfig,
+    fields={
+      **_LLAMA_FIELDS,
+      "moe.num_experts": "num_local_experts",
+      "moe.num_experts_per_token": "num_experts_per_tok",
+      "moe.load_balancing_weight": "router_aux_loss_coef",
+      "moe.router_z_weight": "router_z_loss_coef",  # they do not read it
+    },
+    fixed={
+      **{k: v for k, v in _PLAIN.items() if k != "moe"},
+      "position_encoding": "rotary_halves",
+      "norm": "rms",
+      "moe.renormalize": True,
+      "moe.capacity_factor": None,
+    },
+    required={
+      "hidden_act": "silu",
+      "sliding_window": None,
+      "router_jitter_noise": 0.0,
+    },
+    rows=_MIXTRAL_ROWS + _LLAMA_NORMS,
+    copies={"lm_head.weight": "model.embed_tokens.weight"},
   ),
   "mt5": Family(
     architecture="MT5ForConditionalGeneration",

@@ -1,28 +1,44 @@
 """Parameters, FLOPs and bytes of the models in closed form.
 
 Letters: D model width, N query heads, K key/value heads, H head width,
-F feed-forward width, L layers, V vocabulary.
+F feed-forward width, L layers, V vocabulary, E experts.
 """
 
 from mlm.models import decoder, encdec, families
 
 
-def _multiplying(config: decoder.DecoderConfig) -> int:
-  """Weights of the matrices in all layers: L (2 D N H + 2 D K H + 2 or 3 D F)."""
+def _multiplying(config: decoder.DecoderConfig, num_mlps: int) -> int:
+  """Weights of the matrices in all layers.
+
+  L (2 D N H + 2 D K H + num_mlps (2 or 3) D F), and L D E of routers.
+  """
   D, H = config.d_model, config.head_dim
   attention = 2 * D * H * (config.num_heads + config.num_kv_heads)
   num_matrices = 2 if config.mlp == "gelu" else 3
-  return config.num_layers * (attention + num_matrices * D * config.d_ff)
+  mlps = num_mlps * num_matrices * D * config.d_ff
+  router = 0 if config.moe is None else D * config.moe.num_experts
+  return config.num_layers * (attention + mlps + router)
+
+
+def _num_active(config: decoder.DecoderConfig) -> int:
+  """MLPs of a layer that one token passes through."""
+  return 1 if config.moe is None else config.moe.num_experts_per_token
 
 
 def num_params(config: families.Config) -> int:
-  """Parameters of a model of either kind."""
-  if isinstance(config, decoder.DecoderConfig):
-    return decoder_num_params(config)
-  return encoder_decoder_num_params(config)
+  """All parameters of a model of either kind, those of every expert too."""
+  if not isinstance(config, decoder.DecoderConfig):
+    return encoder_decoder_num_params(config)
+  num_mlps = 1 if config.moe is None else config.moe.num_experts
+  return _num_params(config, num_mlps)
 
 
-def decoder_num_params(config: decoder.DecoderConfig) -> int:
+def num_active_params(config: decoder.DecoderConfig) -> int:
+  """Parameters that one token meets: of its experts only; both ends count."""
+  return _num_params(config, _num_active(config))
+
+
+def _num_params(config: decoder.DecoderConfig, num_mlps: int) -> int:
   """N = (1 or 2) V D + matrices + norms + biases.
 
   Norms are 2 L + 1 of D, or L + 1 with parallel blocks, and one more after the
@@ -33,7 +49,8 @@ def decoder_num_params(config: decoder.DecoderConfig) -> int:
   tables = 1 if config.tie_embeddings else 2
   norms = L * (1 if config.parallel_block else 2) + 1
   norms += config.normalize_embedding
-  total = tables * config.vocab_size * D + _multiplying(config) + norms * D
+  total = tables * config.vocab_size * D + norms * D
+  total += _multiplying(config, num_mlps)
   if config.use_biases:
     heads = config.num_heads + 2 * config.num_kv_heads
     ups = 1 if config.mlp == "gelu" else 2
@@ -93,10 +110,11 @@ def training_flops_per_token(
   """Matrix-multiplication FLOPs of forward and backward, for one token.
 
   6 per weight that multiplies (the lookup of the embedding does not, the output
-  matrix does) plus causal attention, 6 L N H T, half of the full square.
-  Recomputation is not counted.
+  matrix does; of the experts only the token's own) plus causal attention,
+  6 L N H T, half of the full square. Recomputation is not counted.
   """
-  weights = _multiplying(config) + config.vocab_size * config.d_model
+  weights = _multiplying(config, _num_active(config))
+  weights += config.vocab_size * config.d_model
   width = config.num_heads * config.head_dim
   return 6 * weights + 6 * config.num_layers * width * sequence_length
 

@@ -1,4 +1,4 @@
-"""Decoder-only models: Llama 3, Aya 23 (Cohere), BLOOM and their relatives.
+"""Decoder-only models: Llama 3, Mixtral, Aya 23 (Cohere), BLOOM, relatives.
 
 One stack of blocks; the families differ in the fields of `DecoderConfig`, whose
 values for published models are in gin/models.
@@ -16,7 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mlm.models import adapters as adapters_lib
 from mlm.models import fields, layers, masks, position_encodings
+from mlm.models import moe as moe_lib
 from mlm.sharding import rules
 
 _EMBEDDING_STDDEV = 0.02  # as GPT-2 and Llama; logits start near 0 when tied
@@ -36,7 +38,7 @@ class DecoderConfig:
     vocab_size: V, rows of the embedding table.
     num_layers: L.
     d_model: D.
-    d_ff: F, width of the MLP.
+    d_ff: F, width of the MLP, or of each expert.
     num_heads: N query heads.
     num_kv_heads: K key/value heads; divides num_heads.
     head_dim: H, even for rotary positions.
@@ -56,6 +58,7 @@ class DecoderConfig:
     activation_dtype: "float32" or "bfloat16"; params are float32.
     remat: what the backward pass recomputes: "none", "minimal" (all but the
       products with weights) or "full" (every block).
+    moe: of the mixture of experts that replaces every MLP; None for none.
   """
 
   vocab_size: int
@@ -78,8 +81,11 @@ class DecoderConfig:
   logit_scale: float
   activation_dtype: str
   remat: str
+  moe: moe_lib.MoEConfig | None = None
 
   def __post_init__(self):
+    if isinstance(self.moe, dict):  # as asdict, and so checkpoints, have it
+      object.__setattr__(self, "moe", moe_lib.MoEConfig(**self.moe))
     fields.check(
       self,
       {
@@ -98,6 +104,11 @@ class DecoderConfig:
     if self.use_biases and self.norm == "rms":
       raise ValueError(
         "use_biases with norm 'rms', which has none; set norm to 'layer'"
+      )
+    if self.use_biases and self.moe is not None:
+      raise ValueError(
+        "use_biases with moe, whose experts have none; set use_biases to False "
+        "or moe to None"
       )
     if self.position_encoding == "alibi":
       self._check_alibi()
@@ -148,7 +159,8 @@ class _Block(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, x, cache, positions, mask, index):
+  def __call__(self, x, cache, positions, mask, valid, languages, index):
+    """Returns (x, (cache, what the router did or None))."""
     config = self.config
     bias = rotate = None
     if config.position_encoding == "alibi":
@@ -172,7 +184,6 @@ class _Block(nn.Module):
       use_biases=config.use_biases,
       name="attention",
     )
-    mlp = layers.MLP(config.mlp, config.d_ff, config.use_biases, name="mlp")
     name = "norm" if config.parallel_block else "attention_norm"
     normed = _norm(config, name)(x)
     attended, cache = attention(
@@ -181,7 +192,15 @@ class _Block(nn.Module):
     x = rules.constrain(x + attended, _RESIDUAL)
     if not config.parallel_block:
       normed = _norm(config, "mlp_norm")(x)
-    return rules.constrain(x + mlp(normed), _RESIDUAL), cache
+    if config.moe is None:
+      routing = None
+      mlp = layers.MLP(config.mlp, config.d_ff, config.use_biases, name="mlp")
+      out = mlp(normed)
+    else:
+      experts = moe_lib.MoE(config.moe, config.mlp, config.d_ff, name="mlp")
+      out, routing = experts(normed, valid)
+    out = adapters_lib.after_mlp(self, out, languages)
+    return rules.constrain(x + out, _RESIDUAL), (cache, routing)
 
 
 def _norm(config, name):
@@ -194,13 +213,17 @@ class _Decoder(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, tokens, positions, mask, layer_caches, index):
-    """Returns ({"hidden", "unembedding"}, layer caches).
+  def __call__(
+    self, tokens, positions, mask, valid, languages, layer_caches, index
+  ):
+    """Returns (outputs of `Model.apply`, layer caches).
 
     Args:
       tokens: int32 [B, T].
       positions: int32 [B, T]; ALiBi counts slots instead.
       mask: bool [B, T, S].
+      valid: bool [B, T], which tokens are real.
+      languages: int32 [B, T], of `adapters.numbers`, or None.
       layer_caches: None, or {"keys", "values"} of [L, B, S, K, H].
       index: int32 scalar, slot of the first token, and the first to write.
     """
@@ -219,14 +242,16 @@ class _Decoder(nn.Module):
     x = jnp.take(rows, tokens, axis=0).astype(dtype)
     if config.normalize_embedding:
       x = _norm(config, "embedding_norm")(x)
+    x = adapters_lib.couple(self, x, languages)
     x = rules.constrain(x, _RESIDUAL)
     stack = layers.stack(
-      _Block, num_layers=config.num_layers, remat=config.remat, num_shared=3
+      _Block, num_layers=config.num_layers, remat=config.remat, num_shared=5
     )
-    x, layer_caches = stack(config, name="layers")(
-      x, layer_caches, positions, mask, index
+    x, (layer_caches, routing) = stack(config, name="layers")(
+      x, layer_caches, positions, mask, valid, languages, index
     )
     hidden = _norm(config, "final_norm")(x)
+    hidden = adapters_lib.uncouple(self, hidden, languages)
     if config.tie_embeddings:
       unembedding = table.T
     else:
@@ -244,27 +269,67 @@ class _Decoder(nn.Module):
     # Gathered over fsdp once, in the activations dtype, and not in every chunk
     # of the loss.
     unembedding = rules.constrain(unembedding.astype(dtype), ("embed", "vocab"))
-    return {"hidden": hidden, "unembedding": unembedding}, layer_caches
+    outputs = {"hidden": hidden, "unembedding": unembedding}
+    if config.moe is not None:
+      outputs |= moe_lib.auxiliary(config.moe, routing)
+    return outputs, layer_caches
 
 
-def build(config: DecoderConfig) -> Model:
-  """The decoder of a configuration as pure functions."""
+def build(
+  config: DecoderConfig,
+  *,
+  adapters: adapters_lib.AdapterConfig | None = None,
+) -> Model:
+  """The decoder of a configuration as pure functions.
+
+  With adapters, params are {"base": the decoder's, "adapters": theirs}, and
+  language adapters read decoder_language_ids; when decoding they read the
+  cache's "languages", int32 [B], which is -1 (none) unless the caller sets it.
+  """
   module = _Decoder(config)
 
   def boxed(key):
     one = jnp.zeros((1, 1), jnp.int32)
-    mask = jnp.ones((1, 1, 1), bool)
-    return module.init(key, one, one, mask, None, jnp.int32(0))["params"]
+    valid = jnp.ones((1, 1), bool)
+    return module.init(
+      key, one, one, valid[None], valid, None, None, jnp.int32(0)
+    )["params"]
 
   def init(key):
-    return nn.unbox(boxed(key))
+    params = nn.unbox(boxed(key))
+    if adapters is None:
+      return params
+    axes, key = layers.logical_axes(boxed), jax.random.fold_in(key, 1)
+    fresh = adapters_lib.init(adapters, params, axes, key)
+    return {"base": params, "adapters": fresh}
+
+  def logical_axes():
+    axes = layers.logical_axes(boxed)
+    if adapters is None:
+      return axes
+    abstract = jax.eval_shape(lambda: nn.unbox(boxed(jax.random.key(0))))
+    of_adapters = adapters_lib.logical_axes(adapters, abstract, axes)
+    return {"base": axes, "adapters": of_adapters}
+
+  def variables(params):
+    if adapters is None:
+      return {"params": params}
+    scaled = adapters_lib.scaled(adapters, params["adapters"])
+    return {"params": params["base"], "adapters": scaled}
+
+  has_languages = adapters is not None and adapters.language is not None
 
   def apply(params, batch):
+    languages = None
+    if has_languages:
+      languages = adapters_lib.numbers(adapters, batch["decoder_language_ids"])
     outputs, _ = module.apply(
-      {"params": params},
+      variables(params),
       batch["decoder_input_tokens"],
       batch["decoder_positions"],
       masks.causal(batch["decoder_segment_ids"]),
+      batch["decoder_segment_ids"] != 0,
+      languages,
       None,
       jnp.int32(0),
     )
@@ -279,27 +344,34 @@ def build(config: DecoderConfig) -> Model:
       config.head_dim,
     )
     dtype = jnp.dtype(config.activation_dtype)
-    return {
+    cache = {
       "keys": jnp.zeros(shape, dtype),
       "values": jnp.zeros(shape, dtype),
       "valid": jnp.zeros((batch_size, length), bool),
       "index": jnp.int32(0),
     }
+    if has_languages:
+      cache["languages"] = jnp.full(batch_size, -1)
+    return cache
 
   def extend(params, cache, tokens, positions, valid):
     mask, now_valid = masks.cached(cache, valid)
-    index = cache["index"]
+    index, languages = cache["index"], None
+    if has_languages:
+      ids = jnp.broadcast_to(cache["languages"][:, None], tokens.shape)
+      languages = adapters_lib.numbers(adapters, ids)
     outputs, layer_caches = module.apply(
-      {"params": params},
+      variables(params),
       tokens,
       positions,
       mask,
+      valid,
+      languages,
       {"keys": cache["keys"], "values": cache["values"]},
       index,
     )
     index = index + tokens.shape[1]
-    return outputs, {**layer_caches, "valid": now_valid, "index": index}
+    now = {**layer_caches, "valid": now_valid, "index": index}
+    return outputs, {**cache, **now}
 
-  return Model(
-    init, apply, init_cache, extend, lambda: layers.logical_axes(boxed)
-  )
+  return Model(init, apply, init_cache, extend, logical_axes)

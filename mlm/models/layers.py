@@ -4,6 +4,8 @@ Letters: B rows, T query length, S key length, D model width, N query heads,
 K key/value heads, G = N / K, H head width, F feed-forward width.
 """
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +20,11 @@ _MASKED = -1e30
 
 NORMS = ("rms", "layer")
 # Name -> (activation, whether a second projection gates it).
-_MLPS = {
+MLPS = {
   "swiglu": (nn.silu, True),
   "geglu": (nn.gelu, True),  # both the tanh approximation
   "gelu": (nn.gelu, False),
 }
-MLPS = tuple(_MLPS)
 
 # What the backward pass finds saved: everything; the products of weights and
 # activations, but not attention's squares; only the input of each block.
@@ -34,6 +35,9 @@ _REMAT = {
 }
 REMAT = tuple(_REMAT)
 
+# Leading logical axes that number matrices instead of belonging to them.
+_STACKED = ("layers", "expert")
+
 
 def stack(
   block: type[nn.Module], *, num_layers: int, remat: str, num_shared: int
@@ -41,7 +45,7 @@ def stack(
   """A block applied num_layers times by scan, params stacked on axis 0.
 
   Args:
-    block: module of (x, cache of its layer, *shared) -> (x, cache).
+    block: module of (x, cache of its layer, *shared) -> (x, what is stacked).
     num_layers: L.
     remat: one of `REMAT`.
     num_shared: how many further arguments all layers share.
@@ -50,7 +54,7 @@ def stack(
     block = nn.remat(block, prevent_cse=False, policy=_REMAT[remat])
   return nn.scan(
     block,
-    variable_axes={"params": 0},
+    variable_axes={"params": 0, "adapters": 0},
     split_rngs={"params": True},
     in_axes=(0, *[nn.broadcast] * num_shared),
     length=num_layers,
@@ -64,20 +68,49 @@ def kernel_init(
   *,
   scale: float = 1.0,
   distribution: str = "truncated_normal",
+  batch_axes: tuple[int, ...] = (),
 ):
   """Initial values of variance scale / fan in."""
   return nn.initializers.variance_scaling(
-    scale, "fan_in", distribution, in_axes, out_axes
+    scale, "fan_in", distribution, in_axes, out_axes, batch_axes
   )
 
 
 def parameter(
   module: nn.Module, name: str, init, axes: tuple[str, ...], shape: tuple
 ) -> jax.Array:
-  """A float32 parameter with its logical axes."""
-  return module.param(
+  """A float32 parameter with its logical axes.
+
+  If the collection "adapters" has a low-rank pair of its name, their product is
+  added: here, so that no layer knows of it, and within the scan and what is
+  recomputed, so that the sum exists for one layer at a time.
+  """
+  value = module.param(
     name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )
+  if module.has_variable("adapters", name):
+    value = value + low_rank(module.get_variable("adapters", name), axes)
+  return value
+
+
+def num_stacked(axes: tuple[str, ...]) -> int:
+  """How many leading logical axes number matrices: layers and experts."""
+  return len(list(itertools.takewhile(_STACKED.__contains__, axes)))
+
+
+def low_rank(pair: dict, axes: tuple[str, ...]) -> jax.Array:
+  """The product A B of a matrix's shape, in float32.
+
+  Args:
+    pair: {"a": [..., inputs, R], "b": [..., R, outputs]}.
+    axes: logical axes of the matrix, or of a stack of them.
+  """
+  product = functools.partial(jnp.tensordot, axes=1, precision="highest")
+  # In a batch of one, so that remat "minimal", which saves products that have
+  # no batch, recomputes this one, which is as large as the weights.
+  for _ in range(num_stacked(axes) + 1):
+    product = jax.vmap(product)
+  return product(pair["a"][None], pair["b"][None])[0]
 
 
 def logical_axes(boxed_init: Callable[[jax.Array], Any]) -> Any:
@@ -258,7 +291,7 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     D, F = x.shape[-1], self.d_ff
-    activation, is_gated = _MLPS[self.kind]
+    activation, is_gated = MLPS[self.kind]
 
     def project(x, name, axes, shape):
       kernel = parameter(self, name, kernel_init((0,), (1,)), axes, shape)

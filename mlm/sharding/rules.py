@@ -17,6 +17,9 @@ RULES = {
   "kv_heads": "tensor",
   "embed": "fsdp",
   "head_width": None,
+  # Each expert is split as an MLP is; there is no mesh axis of experts yet.
+  "expert": None,
+  "adapter": None,
   "layers": None,
   "buckets": None,
 }
@@ -48,15 +51,28 @@ def constrain(x: jax.Array, logical_axes: tuple[str, ...]) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
+  return jax.lax.with_sharding_constraint(
+    x, activation_spec(mesh, logical_axes, x.shape)
+  )
+
+
+def activation_spec(
+  mesh: Mesh, logical_axes: tuple[str, ...], shape: tuple[int, ...]
+) -> PartitionSpec:
+  """What `ACTIVATION_RULES` say; a dimension that does not divide stays whole.
+
+  Raises:
+    KeyError: if a name has no rule.
+  """
   spec = []
-  for axis, size in zip(logical_axes, x.shape, strict=True):
+  for axis, size in zip(logical_axes, shape, strict=True):
     mesh_axes = ACTIVATION_RULES[axis]
     if mesh_axes is not None:
       names = mesh_axes if isinstance(mesh_axes, tuple) else (mesh_axes,)
       if size % math.prod(mesh.shape[name] for name in names):
         mesh_axes = None
     spec.append(mesh_axes)
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+  return PartitionSpec(*spec)
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 
 
-def _statistics(apply: Callable, params: Any, batch: dict, backend: str):
+def _statistics(outputs: dict, batch: dict, backend: str):
   """Float32 [B, T] statistics of the logits; the logits are never whole."""
-  outputs = apply(params, batch)
   return linear_cross_entropy.token_statistics(
     outputs["hidden"],
     outputs["unembedding"],
@@ -31,7 +30,9 @@ def cross_entropy_loss(
   The mean is over loss-weighted tokens: sum(w * loss) / sum(w), in float32.
 
   Args:
-    apply: (params, batch) -> {"hidden": [B, T, D], "unembedding": [D, V]}.
+    apply: (params, batch) -> {"hidden": [B, T, D], "unembedding": [D, V]}. If
+      there is an "auxiliary_loss", of routers, it is added to the mean, and
+      the metrics in "auxiliary" to those returned.
     z_loss: weight of the squared log-normalizer, which keeps logits small;
       1e-4 in the T5 and PaLM families, 0 for none.
     backend: of the linear cross-entropy kernel.
@@ -39,7 +40,7 @@ def cross_entropy_loss(
 
   Returns:
     loss_fn(params, frozen, batch, key) -> (loss, metrics). The metrics loss
-    and loss_by_language are without the z-loss, in nats per token.
+    and loss_by_language are without the added losses, in nats per token.
 
   Source: z-loss as in Chowdhery et al. 2022 (PaLM), section 5.
   """
@@ -47,11 +48,13 @@ def cross_entropy_loss(
   def loss_fn(params, frozen, batch, key):
     del frozen, key
     weights = batch["decoder_loss_weights"].astype(jnp.float32)
-    statistics = _statistics(apply, params, batch, backend)
+    outputs = apply(params, batch)
+    statistics = _statistics(outputs, batch, backend)
     losses = weights * (statistics.logsumexp - statistics.target_logit)
     z_losses = weights * z_loss * statistics.logsumexp**2
     num_tokens = weights.sum()
     loss = (losses.sum() + z_losses.sum()) / num_tokens
+    loss += outputs.get("auxiliary_loss", 0.0)
 
     def by_language(values):
       return jax.ops.segment_sum(
@@ -67,8 +70,31 @@ def cross_entropy_loss(
       "tokens": (num_tokens, None),
       "loss_by_language": (by_language(losses), tokens_by_language),
       "tokens_by_language": (tokens_by_language, None),
+      **outputs.get("auxiliary", {}),
     }
     return loss, metrics
+
+  return loss_fn
+
+
+def with_frozen(
+  make_loss: Callable[[Callable], Callable], apply: Callable
+) -> Callable:
+  """Builds the loss of a part of a model; the rest is `frozen`.
+
+  Args:
+    make_loss: apply -> loss_fn, such as a partial `cross_entropy_loss`, whose
+      loss_fn itself reads nothing frozen.
+    apply: (params, frozen, batch) -> outputs; for adapters a lambda of
+      model.apply({"base": frozen, "adapters": params}, batch).
+
+  Returns:
+    loss_fn(params, frozen, batch, key) -> (loss, metrics).
+  """
+
+  def loss_fn(params, frozen, batch, key):
+    of_part = make_loss(lambda params, batch: apply(params, frozen, batch))
+    return of_part(params, None, batch, key)
 
   return loss_fn
 
@@ -77,7 +103,7 @@ def token_logprobs(
   apply: Callable, params: Any, batch: dict, *, backend: str
 ) -> jax.Array:
   """Log-probability of each target token, float32 [B, T], in nats."""
-  statistics = _statistics(apply, params, batch, backend)
+  statistics = _statistics(apply(params, batch), batch, backend)
   return statistics.target_logit - statistics.logsumexp
 
 

@@ -2,7 +2,8 @@
 
 A pair is a ratio whose parts add up over steps, devices and hosts. A None for
 denominator marks a total, such as a number of tokens. Scalars become numbers;
-vectors become {language code: value}, of the languages that occurred.
+vectors become {language code: value}, of the languages that occurred, and those
+named *_by_expert lists.
 """
 
 import json
@@ -29,11 +30,11 @@ def summarize(
 
   Args:
     window: metrics of one or more steps, as host arrays of shape [] or
-      [len(language_codes)].
+      [len(language_codes)], or of any length if named *_by_expert.
     language_codes: code of each position of the vectors.
 
   Returns:
-    {name: value} and {name: {code: value}} in the order of the first step's
+    {name: value}, {name: {code: value}} and {name: [value]} in the order of the first step's
     metrics; None where a scalar's denominator is 0.
   """
   record = {}
@@ -52,6 +53,8 @@ def summarize(
       )
     if np.ndim(values) == 0:
       record[name] = _number(values)
+    elif name.endswith("_by_expert"):
+      record[name] = [_number(value) for value in values]
     elif len(values) == len(language_codes):
       record[name] = {
         code: _number(value)

@@ -131,7 +131,7 @@ def test_rotary_numbers_are_read_as_transformers_5_nests_them():
   assert nested == _config("llama3.1")
 
 
-@pytest.mark.parametrize("case", ["llama3.1", "bloom", "mt5"])
+@pytest.mark.parametrize("case", ["llama3.1", "mixtral", "bloom", "mt5"])
 def test_each_device_reads_its_part(case):
   config = _config(case)
   config = dataclasses.replace(config, activation_dtype="bfloat16")
@@ -229,6 +229,7 @@ def test_bloom_is_read_without_its_prefix():
     ("llama3", {"mlp_bias": True}, "only False is here"),
     ("llama3", {"rope_scaling": {"rope_type": "yarn"}}, "only 'llama3'"),
     ("aya23", {"use_qk_norm": True}, "only False is here"),
+    ("mixtral", {"sliding_window": 4096}, "only None is here"),
     ("mt5", {"feed_forward_proj": "relu"}, "only 'gated-gelu' is here"),
     ("umt5", {"tie_word_embeddings": True}, "only False is here"),
   ],
@@ -245,4 +246,10 @@ def test_what_our_models_lack_is_refused(case, change, message):
 def test_a_configuration_that_no_model_type_has_is_refused():
   config = dataclasses.replace(_config("llama3"), mlp="geglu")
   with pytest.raises(ValueError, match="llama in mlp 'geglu'; cohere in"):
+    hugging_face.write_config(config)
+  config = _config("mixtral")
+  config = dataclasses.replace(
+    config, moe=dataclasses.replace(config.moe, capacity_factor=1.0)
+  )
+  with pytest.raises(ValueError, match="mixtral in moe.capacity_factor 1.0"):
     hugging_face.write_config(config)

@@ -26,7 +26,17 @@ DECODERS = {
   "llama5_1b": 2_055_284_736,
   "llama5_200b": 197_503_954_944,
   "llama5_8b": 9_127_071_744,
+  "llama5_moe_200b": 201_167_867_904,
   "llama5_tiny": 5_507_328,
+  "mixtral_8x22b": 140_630_071_296,
+  "mixtral_8x7b": 46_702_792_704,
+}
+# Of a token, both ends included.
+ACTIVE = {
+  "llama5_moe_200b": 19_973_935_104,
+  "llama5_200b": 197_503_954_944,
+  "mixtral_8x22b": 39_161_468_928,
+  "mixtral_8x7b": 12_879_925_248,
 }
 # With the vocabularies of mT5 and of T5 1.1: what t5x's own network has.
 ENCODER_DECODERS = {
@@ -36,7 +46,7 @@ ENCODER_DECODERS = {
   "mt5_xl": (3_742_619_648, 2_849_757_184),
   "mt5_xxl": (12_921_057_280, 11_135_332_352),
 }
-FAMILIES = ("aya23", "llama3", "llama5", "mt5")  # what sizes include
+FAMILIES = ("aya23", "llama3", "llama5", "mixtral", "mt5")  # what sizes include
 OVERLAYS = ("umt5",)
 
 
@@ -87,6 +97,20 @@ def test_counts_of_decoders_are_the_published_and_the_initialised_ones(name):
   config = _config(name)
   assert counting.num_params(config) == DECODERS[name]
   assert _initialised(decoder.build(config)) == DECODERS[name]
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_a_token_meets_the_published_number_of_parameters(name):
+  assert counting.num_active_params(_config(name)) == ACTIVE[name]
+
+
+def test_qwen3_235b_is_the_same_family():
+  """Its norms of queries and keys, 2 x 94 x 128 weights, are not counted."""
+  config = dataclasses.replace(
+    _config("llama5_moe_200b"), num_layers=94, vocab_size=151936
+  )
+  assert counting.num_params(config) == 235_093_610_496
+  assert counting.num_active_params(config) == 22_190_739_456
 
 
 @pytest.mark.parametrize("name", ENCODER_DECODERS)
@@ -157,3 +181,12 @@ def test_flops_are_six_per_weight_and_half_the_attention_square():
   # 6 N = 1.185e12 counts the lookup; attention adds 6.3e10 at 8,192 tokens.
   lookup = 6 * 262144 * 12288
   assert flops + lookup == pytest.approx(1.185e12 + 6.3e10, rel=2e-3)
+
+
+def test_flops_of_a_mixture_are_those_of_the_active_parameters():
+  config = _config("llama5_moe_200b")
+  flops = counting.training_flops_per_token(config, 8192)
+  # But for the lookup and the norms, 2 a layer and one.
+  passive = (262144 + 161) * 4096
+  attention = 6 * 80 * 64 * 128 * 8192
+  assert flops == 6 * (ACTIVE["llama5_moe_200b"] - passive) + attention

@@ -49,6 +49,14 @@ def test_vector_of_another_length_is_an_error():
     metrics.summarize([{"x": pair}], language_codes=CODES)
 
 
+def test_loads_of_experts_are_lists_of_any_length():
+  pair = (np.array([1.0, 3.0, 2.0]), np.float32(1))
+  record = metrics.summarize(
+    [{"load_by_expert": pair}] * 2, language_codes=CODES
+  )
+  assert record == {"load_by_expert": [1.0, 3.0, 2.0]}
+
+
 def test_resuming_drops_what_will_be_written_again(tmp_path):
   path = tmp_path / "metrics.jsonl"
   for step in range(6):
