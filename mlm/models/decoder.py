@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mlm.models import fields, layers, masks, position_encodings
+from mlm.models import caches, fields, layers, masks, position_encodings
 from mlm.sharding import rules
 
 _EMBEDDING_STDDEV = 0.02  # as GPT-2 and Llama; logits start near 0 when tied
@@ -201,7 +201,8 @@ class _Decoder(nn.Module):
       tokens: int32 [B, T].
       positions: int32 [B, T]; ALiBi counts slots instead.
       mask: bool [B, T, S].
-      layer_caches: None, or {"keys", "values"} of [L, B, S, K, H].
+      layer_caches: None, or {"keys", "values"} of [L, B, S, K, H], and their
+        prompt's if `caches.fork` made them.
       index: int32 scalar, slot of the first token, and the first to write.
     """
     config = self.config
@@ -294,11 +295,16 @@ def build(config: DecoderConfig) -> Model:
       tokens,
       positions,
       mask,
-      {"keys": cache["keys"], "values": cache["values"]},
+      caches.of_layers(cache),
       index,
     )
     index = index + tokens.shape[1]
-    return outputs, {**layer_caches, "valid": now_valid, "index": index}
+    return outputs, {
+      **cache,
+      **layer_caches,
+      "valid": now_valid,
+      "index": index,
+    }
 
   return Model(
     init, apply, init_cache, extend, lambda: layers.logical_axes(boxed)
