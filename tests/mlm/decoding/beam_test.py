@@ -116,7 +116,9 @@ def test_stopping_early_and_the_cache_change_nothing(alpha, llama):
       )
 
 
-def test_one_beam_is_greedy(family):
+@pytest.mark.parametrize("name", ["llama", "mt5"])
+def test_one_beam_is_greedy(name, request):
+  family = request.getfixturevalue(name)
   beams = _search(family.model, length=6, beams=1, alpha=0.0)(
     family.params, PROMPTS
   )
@@ -137,9 +139,9 @@ def test_one_beam_is_greedy(family):
   )
 
 
-def test_the_search_stops_when_no_beam_can_win(small):
+def test_the_search_stops_when_no_beam_can_win(family_of):
   """Four tokens, one of them EOS: the best responses are short."""
-  calls = []
+  small, calls = family_of("llama", vocab_size=V), []
 
   def counted(*arguments):
     jax.debug.callback(lambda: calls.append(None))

@@ -45,7 +45,7 @@ def _reference(logits, t=0, **changed):
   stay, mass = [], 0.0
   for i, p_i in zip(ordered, p):
     is_equal_to_last = stay and logits[i] == logits[stay[-1]]
-    if mass < s["top_p"] or is_equal_to_last:
+    if s["top_p"] == 1 or mass < s["top_p"] or is_equal_to_last:
       stay.append(i)
     mass += p_i
   out = np.full(len(logits), -np.inf)
