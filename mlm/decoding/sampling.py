@@ -5,6 +5,7 @@ All in float32, on logits [..., V] of V tokens. A token that cannot be drawn has
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -122,13 +123,26 @@ def log_distribution(
 def draw(keys: jax.Array, logprobs: jax.Array, t: int | jax.Array) -> jax.Array:
   """One token a row, int32 [N], by each row's key folded with t.
 
+  First a block of about sqrt(V) tokens, by its probability, then a token of the
+  block: 2 sqrt(V) random numbers instead of V, which cost more than a small
+  model's step.
+
   Args:
     keys: random keys [N].
     logprobs: [N, V] of `log_distribution`.
     t: index of the token in its response.
   """
+  N, V = logprobs.shape
+  width = math.isqrt(V - 1) + 1
+  filled = jnp.pad(
+    logprobs, ((0, 0), (0, -V % width)), constant_values=-jnp.inf
+  )
+  blocks = filled.reshape(N, -1, width)
 
-  def of_row(key, row):
-    return jax.random.categorical(jax.random.fold_in(key, t), row)
+  def of_row(key, blocks, masses):
+    block_key, token_key = jax.random.split(jax.random.fold_in(key, t))
+    block = jax.random.categorical(block_key, masses)
+    return block * width + jax.random.categorical(token_key, blocks[block])
 
-  return jax.vmap(of_row)(keys, logprobs).astype(jnp.int32)
+  masses = jax.nn.logsumexp(blocks, axis=-1)
+  return jax.vmap(of_row)(keys, blocks, masses).astype(jnp.int32)
