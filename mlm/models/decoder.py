@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mlm.models import adapters as adapters_lib
-from mlm.models import fields, layers, masks, position_encodings
+from mlm.models import caches, fields, layers, masks, position_encodings
 from mlm.models import moe as moe_lib
 from mlm.sharding import rules
 
@@ -224,7 +224,8 @@ class _Decoder(nn.Module):
       mask: bool [B, T, S].
       valid: bool [B, T], which tokens are real.
       languages: int32 [B, T], of `adapters.numbers`, or None.
-      layer_caches: None, or {"keys", "values"} of [L, B, S, K, H].
+      layer_caches: None, or {"keys", "values"} of [L, B, S, K, H], and their
+        prompt's if `caches.fork` made them.
       index: int32 scalar, slot of the first token, and the first to write.
     """
     config = self.config
@@ -367,7 +368,7 @@ def build(
       mask,
       valid,
       languages,
-      {"keys": cache["keys"], "values": cache["values"]},
+      caches.of_layers(cache),
       index,
     )
     index = index + tokens.shape[1]

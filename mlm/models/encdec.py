@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mlm.models import fields, layers, masks, position_encodings
+from mlm.models import caches, fields, layers, masks, position_encodings
 from mlm.sharding import rules
 
 _RESIDUAL = ("batch", "length", "embed")
@@ -307,23 +307,27 @@ def build(config: EncoderDecoderConfig) -> EncoderDecoder:
   def extend(params, cache, tokens, positions, valid):
     del positions  # slots tell the distances
     mask, now_valid = masks.cached(cache, valid)
-    cross_valid = cache["cross_valid"]
+    num_rows, length = tokens.shape
+    # The rows of a forked cache share the encoder's keys.
+    cross_valid = jnp.repeat(
+      cache["cross_valid"], num_rows // len(cache["cross_valid"]), axis=0
+    )
     outputs, own = module.apply(
       {"params": params},
       tokens,
       (
-        {"keys": cache["keys"], "values": cache["values"]},
+        caches.of_layers(cache),
         {"keys": cache["cross_keys"], "values": cache["cross_values"]},
       ),
       None,
       mask,
       jnp.broadcast_to(
-        cross_valid[:, None, :], (*tokens.shape, cross_valid.shape[1])
+        cross_valid[:, None, :], (num_rows, length, cross_valid.shape[1])
       ),
       cache["index"],
       method="decode",
     )
-    index = cache["index"] + tokens.shape[1]
+    index = cache["index"] + length
     return outputs, {**cache, **own, "valid": now_valid, "index": index}
 
   return EncoderDecoder(

@@ -205,7 +205,7 @@ def test_grouped_queries_equal_heads_with_repeated_keys():
   key, value = rng.normal(size=(2, 2, 5, 3, 8)).astype(np.float32)
   mask = np.ones((2, 3, 5), bool)
   mask[0, 1, 2:] = False
-  got = jax.jit(layers.attend)(query * 8**-0.5, key, value, mask, None)
+  got = jax.jit(layers.attend)(query * 8**-0.5, [key], [value], mask, None)
   repeated = [np.repeat(x, 2, axis=2) for x in (key, value)]
   want = jax.jit(jax.nn.dot_product_attention)(
     query, *repeated, mask=mask[:, None]

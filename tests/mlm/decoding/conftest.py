@@ -1,0 +1,158 @@
+"""The families that are decoded, tiny, with their training forward."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlm.models import decoder, encdec
+
+PAD = 0
+_LLAMA = decoder.DecoderConfig(
+  vocab_size=12,
+  num_layers=2,
+  d_model=16,
+  d_ff=24,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  position_encoding="rotary_halves",
+  rope_theta=10000.0,
+  rope_scaling={"factor": 8.0, "low": 1.0, "high": 4.0, "original_length": 9},
+  norm="rms",
+  norm_epsilon=1e-5,
+  mlp="swiglu",
+  parallel_block=False,
+  use_biases=False,
+  normalize_embedding=False,
+  tie_embeddings=False,
+  logit_scale=1.0,
+  activation_dtype="float32",
+  remat="none",
+)
+CONFIGS = {
+  "llama": _LLAMA,
+  "cohere": dataclasses.replace(
+    _LLAMA,
+    position_encoding="rotary_pairs",
+    rope_scaling=None,
+    norm="layer",
+    parallel_block=True,
+    tie_embeddings=True,
+    logit_scale=0.5,
+  ),
+  "bloom": dataclasses.replace(
+    _LLAMA,
+    num_heads=3,
+    num_kv_heads=3,
+    position_encoding="alibi",
+    rope_theta=None,
+    rope_scaling=None,
+    norm="layer",
+    mlp="gelu",
+    use_biases=True,
+    normalize_embedding=True,
+    tie_embeddings=True,
+  ),
+  "mt5": encdec.EncoderDecoderConfig(
+    vocab_size=12,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    d_model=16,
+    d_ff=24,
+    num_heads=2,
+    head_dim=6,
+    num_buckets=8,
+    max_distance=12,
+    relative_bias="stack",
+    norm_epsilon=1e-6,
+    activation_dtype="float32",
+    remat="none",
+  ),
+}
+
+
+class Family(NamedTuple):
+  """A model, its params, and the logits that training would compute.
+
+  Attributes:
+    model: of `mlm.models`.
+    params: under which every path matters to the logits.
+    forward: (prompts int32 [N, P], responses int32 [N, R]) -> float [N, R, V],
+      the logits of each response token, by `apply`.
+  """
+
+  model: Any
+  params: Any
+  forward: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _family(config) -> Family:
+  """A family of a configuration, with random params."""
+  is_decoder = isinstance(config, decoder.DecoderConfig)
+  model = (decoder if is_decoder else encdec).build(config)
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: jnp.asarray(0.4 * rng.normal(size=x.shape), x.dtype),
+    jax.eval_shape(model.init, jax.random.key(0)),
+  )
+  apply = jax.jit(model.apply)
+
+  def forward(prompts, responses):
+    if is_decoder:
+      rows = np.concatenate([prompts, responses[:, :-1]], axis=1)
+      first = prompts.shape[1] - 1
+      inputs = {}
+    else:
+      rows = np.pad(responses[:, :-1], ((0, 0), (1, 0)))
+      first = 0
+      inputs = {
+        "encoder_input_tokens": prompts,
+        "encoder_segment_ids": np.int32(prompts != PAD),
+      }
+    # PAD may be drawn, and what follows the end is read by nobody before it.
+    real = rows != PAD
+    real[:, first:] = True
+    outputs = apply(
+      params,
+      {
+        **inputs,
+        "decoder_input_tokens": rows,
+        "decoder_positions": np.maximum(np.cumsum(real, axis=1) - 1, 0),
+        "decoder_segment_ids": np.int32(real),
+      },
+    )
+    return np.asarray(outputs["hidden"][:, first:] @ outputs["unembedding"])
+
+  return Family(model, params, forward)
+
+
+@pytest.fixture(scope="session")
+def family_of():
+  """(name, **changed fields of its configuration) -> Family."""
+
+  def of(name, **changes):
+    return _family(dataclasses.replace(CONFIGS[name], **changes))
+
+  return of
+
+
+@pytest.fixture(scope="session")
+def llama(family_of):
+  return family_of("llama")
+
+
+@pytest.fixture(scope="session")
+def mt5(family_of):
+  return family_of("mt5")
+
+
+@pytest.fixture(scope="session", params=CONFIGS)
+def family(request, family_of):
+  if request.param in ("llama", "mt5"):
+    return request.getfixturevalue(request.param)
+  return family_of(request.param)
