@@ -15,7 +15,18 @@ def build(config: Config) -> decoder.Model | encdec.EncoderDecoder:
 
 
 def config_of(fields: Mapping[str, Any]) -> Config:
-  """The configuration whose fields a checkpoint's metadata holds."""
+  """The configuration whose fields a checkpoint's metadata holds.
+
+  Raises:
+    ValueError: if they are not those of a model of today.
+  """
+  kind = decoder.DecoderConfig
   if "num_encoder_layers" in fields:
-    return encdec.EncoderDecoderConfig(**fields)
-  return decoder.DecoderConfig(**fields)
+    kind = encdec.EncoderDecoderConfig
+  try:
+    return kind(**fields)
+  except TypeError as error:
+    raise ValueError(
+      f"the checkpoint's model has the fields {', '.join(sorted(fields))}: "
+      f"{error}; it was made by another version, train it again"
+    ) from error
