@@ -147,3 +147,16 @@ def test_vocabulary_overlays_resolve_over_train_tokenizer(
   files = [TOKENIZER_GIN, f"gin/data/{overlay}_vocabulary.gin"]
   _, kwargs, _ = run.resolve("train_tokenizer", files, bindings)
   assert type(kwargs["division"]).__name__ == method
+
+
+@pytest.mark.parametrize(
+  "overlays, objective",
+  [([], "span_corruption"), (["gin/data/ul2.gin"], "ul2_encoder_decoder")],
+)
+def test_objectives_of_a_small_mt5_resolve(overlays, objective, tmp_path):
+  bindings = dict.fromkeys(("TOKENS", "TOKENIZER", "OUTPUT"), str(tmp_path))
+  files = ["gin/experiments/mt5_tiny/pretrain.gin", *overlays]
+  _, kwargs, _ = run.resolve("pretrain", files, bindings)
+  found = kwargs["objective"]
+  assert found.settings["objective"] == objective
+  assert found.extra_ids.stop == kwargs["model"].vocab_size == 4224
