@@ -124,7 +124,8 @@ class MoE(nn.Module):
       is_kept = experts < E
       mixed = dropless(x, experts, weights, kernels, activation)
     else:
-      capacity = math.ceil(config.capacity_factor * A * x.shape[1] / E)
+      T = x.shape[1]
+      capacity = min(T, math.ceil(config.capacity_factor * A * T / E))
       slots = _slots(experts, E, capacity)
       is_kept = slots < E * capacity
       mixed = _in_slots(x, slots, weights, kernels, activation, capacity)
