@@ -95,6 +95,7 @@ CONFIGS = {
     "tie_word_embeddings": True,
     "apply_residual_connection_post_layernorm": False,
   },
+  "t5": {**_T5, "model_type": "t5"},
   "mt5": {**_T5, "model_type": "mt5"},
   "umt5": {**_T5, "model_type": "umt5"},
 }

@@ -70,6 +70,10 @@ _SCALING = {
 }
 
 
+# What they assume where a config.json does not say.
+_TIED = {"llama": False, "mixtral": False, "cohere": True, "bloom": True}
+
+
 def _filled(given: Mapping[str, Any]) -> dict[str, Any]:
   """A config.json with the keys that older or newer files leave out."""
   filled = dict(given)
@@ -77,21 +81,29 @@ def _filled(given: Mapping[str, Any]) -> dict[str, Any]:
   if rope is not None:
     filled["rope_theta"] = rope["rope_theta"]
     filled["rope_scaling"] = rope
+
+  def default(key, value):
+    if filled.get(key) is None and value is not None:
+      filled[key] = value
+
   for key, other in (
     ("n_layer", "num_hidden_layers"),
     ("n_head", "num_attention_heads"),
+    ("n_embed", "hidden_size"),  # early BLOOM's
   ):
-    value = filled.get(key, filled.get(other))
-    filled.setdefault(key, value)
-    filled.setdefault(other, value)
-  filled.setdefault("num_key_value_heads", filled["num_attention_heads"])
-  filled.setdefault("relative_attention_max_distance", 128)
-  if "hidden_size" in filled:
-    width = filled["hidden_size"]
-    if filled.get("head_dim") is None:
-      filled["head_dim"] = width // filled["num_attention_heads"]
-    filled.setdefault("intermediate_size", 4 * width)  # BLOOM's
-    filled.setdefault("tie_word_embeddings", filled["model_type"] != "llama")
+    default(key, filled.get(other))
+    default(other, filled.get(key))
+  width, num_heads = (
+    filled.get("hidden_size"),
+    filled.get("num_attention_heads"),
+  )
+  default("num_key_value_heads", num_heads)
+  if width and num_heads:
+    default("head_dim", width // num_heads)
+  if filled["model_type"] == "bloom" and width:
+    default("intermediate_size", 4 * width)
+  default("tie_word_embeddings", _TIED.get(filled["model_type"]))
+  default("relative_attention_max_distance", 128)
   filled["rope_scaling"] = _scaling(filled.get("rope_scaling"))
   return filled
 

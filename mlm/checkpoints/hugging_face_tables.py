@@ -353,6 +353,18 @@ FAMILIES = {
     copies=_T5_COPIES,
     ignored=_T5_IGNORED,
   ),
+  # T5 1.1: the same model under an earlier name.
+  "t5": Family(
+    architecture="T5ForConditionalGeneration",
+    config_class=encdec.EncoderDecoderConfig,
+    fields=_T5_FIELDS,
+    fixed={"relative_bias": "stack"},
+    required={**_T5_GATED, "tie_word_embeddings": False},
+    written=_T5_WRITTEN,
+    rows=_T5_ROWS + _MT5_BIASES,
+    copies=_T5_COPIES,
+    ignored=_T5_IGNORED,
+  ),
   "umt5": Family(
     architecture="UMT5ForConditionalGeneration",
     config_class=encdec.EncoderDecoderConfig,
