@@ -69,7 +69,7 @@ _SCALING = {
 
 
 # What they assume where a config.json does not say.
-_TIED = {"llama": False, "cohere": True, "bloom": True}
+_TIED = {"llama": False, "mixtral": False, "cohere": True, "bloom": True}
 
 
 def _filled(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -215,6 +215,8 @@ def init(config: AdapterConfig, params: Any, axes: Any, key: jax.Array) -> Any:
   return _nested(
     {
       path: leaf.stddev * jax.random.normal(key, leaf.shape)
+      if leaf.stddev
+      else jnp.zeros(leaf.shape)
       for (path, leaf), key in zip(leaves.items(), keys)
     }
   )
