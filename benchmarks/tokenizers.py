@@ -7,7 +7,7 @@ Trains on a corpus and every second line of parallel texts, and measures on the
 other lines: temperature sampling (mT5's alpha = 0.3) as mT5 does it and without
 repeating a language, English as half of the text, the budgeted vocabulary, and
 the balanced one, which keeps a quarter of the lines to train on apart to even
-premiums out by. Writes the report of the job compare_tokenizers to OUTPUT,
+premiums out by; its shares are then applied to all lines. Writes the report of the job compare_tokenizers to OUTPUT,
 prints premiums by Joshi class, and with a WET file how many of its pages come
 back unchanged.
 """
@@ -173,22 +173,19 @@ def main() -> None:
   chosen = [name for name in options.only.split(";") if name]
   as_mt5 = {"temperature": 10 / 3, "max_epochs": None}
   once = {**as_mt5, "max_epochs": 1}
+
+  def by_temperature(options):
+    return samplers.by_temperature(**options, unit="characters")
+
   paths = {}
-  for name, corpus, how, division in (
-    ("temperature", "all", as_mt5, None),
-    ("temperature, once", "all", once, None),
-    ("half English", "half English", {**as_mt5, "temperature": 1.0}, None),
-    ("budgeted", "all", once, budgeted),
-    ("balanced", "but balance", as_mt5, balanced),
-  ):
-    if chosen and name not in chosen:
-      continue
+
+  def train_tokenizer(name, corpus, sampler, division):
     paths[name] = inside(f"tokenizer {name}")
     card = train.train_tokenizer(
       corpus=inside(corpus),
       output=paths[name],
       vocab_size=options.vocab_size,
-      sampler=samplers.by_temperature(**how, unit="characters"),
+      sampler=sampler,
       budget_characters=options.budget_characters,
       character_coverage=0.9995,
       division=division,
@@ -196,6 +193,25 @@ def main() -> None:
       num_threads=os.cpu_count(),
     )
     print(f"{name}: {card['vocab_size']:,} pieces", flush=True)
+    return card
+
+  for name, corpus, how, division in (
+    ("temperature", "all", as_mt5, None),
+    ("temperature, once", "all", once, None),
+    ("half English", "half English", {**as_mt5, "temperature": 1.0}, None),
+    ("budgeted", "all", once, budgeted),
+  ):
+    if not chosen or name in chosen:
+      train_tokenizer(name, corpus, by_temperature(how), division)
+  if not chosen or "balanced" in chosen:
+    card = train_tokenizer(
+      "balanced", "but balance", by_temperature(as_mt5), balanced
+    )
+    budgets = {code: of["budget"] for code, of in card["sample"].items()}
+    total = sum(budgets.values())
+    shares = {code: n / total for code, n in budgets.items()}
+    sampler = samplers.by_shares(shares=shares, max_epochs=None)
+    train_tokenizer("balanced, all lines", "all", sampler, None)
   _print(
     tokenizer_report.write_report(
       tokenizers=paths, parallel=inside("held out"), directory=options.output

@@ -217,7 +217,7 @@ def main() -> None:
     }
     files = ["gin/jobs/extend_model.gin"]
     if overlay:
-      files.append(f"gin/models/{overlay}.gin")
+      files.append(f"gin/data/{overlay}.gin")
     _job(
       "extend_model",
       *files,

@@ -40,6 +40,7 @@ ACTIVE = {
 }
 # With the vocabularies of mT5 and of T5 1.1: what t5x's own network has.
 ENCODER_DECODERS = {
+  "mt5_tiny": (64_816_896, 9_012_992),  # ours, by the same formula
   "mt5_small": (300_176_768, 76_961_152),
   "mt5_base": (582_401_280, 247_577_856),
   "mt5_large": (1_229_581_312, 783_150_080),
