@@ -65,7 +65,7 @@ quickstart: setup
 	@echo "Report: $(RUN)/report/report.html"
 
 test: setup
-	$(RUN_PYTHON) -m pytest --numprocesses=2 --dist=worksteal
+	$(RUN_PYTHON) -m pytest --numprocesses=2 --dist=loadfile
 
 test-slow: setup
 	$(RUN_PYTHON) -m pytest -m 'not distributed'

@@ -14,6 +14,7 @@ import zlib
 import nbclient
 import nbformat
 import pytest
+import seqio
 
 from beam_pipelines import mc4
 from mlm import run as launcher
@@ -81,6 +82,9 @@ def _commands(crawl: pathlib.Path, run: pathlib.Path) -> list[list[str]]:
 
 
 def _run_chain(commands):
+  for name in list(seqio.TaskRegistry.names()):
+    if name.startswith("mc4."):  # another run's, in the same process
+      seqio.TaskRegistry.remove(name)
   for module, *arguments in commands:
     if module == "beam_pipelines.mc4":
       assert mc4.main(arguments) == 0
