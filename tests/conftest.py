@@ -12,6 +12,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
   ]
 ).strip()
+# One program at a time: two at once on eight devices of two cores, as a rollout
+# and the step before it, may each hold threads that the other's collectives need.
+os.environ["JAX_CPU_ENABLE_ASYNC_DISPATCH"] = "0"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # cld3 crashes the process when it is loaded after TensorFlow (both bring their
