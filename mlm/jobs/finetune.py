@@ -10,7 +10,6 @@ from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.data import (
   example_mixture,
   example_store,
-  indexed,
   packing,
   sampling,
 )
@@ -22,10 +21,6 @@ from mlm.sharding import rules
 from mlm.tokenizers import load
 from mlm.training import losses, step
 from mlm.training.optimizers import Optimizer
-
-MIXTURE_FILE = "mixture.json"
-_AHEAD = 4  # batches kept ready by as many threads as help
-_WORKERS = 2
 
 
 def finetune(
@@ -98,7 +93,7 @@ def finetune(
   if jax.process_index() == 0:
     sampling.write_plan(
       [dataclasses.asdict(row) for row in plan],
-      os.path.join(output, MIXTURE_FILE),
+      os.path.join(output, training_run.MIXTURE_FILE),
     )
   row_rates = {row.task: row.row_rate for row in plan}
   batch = packing.batch_function(
@@ -108,27 +103,6 @@ def finetune(
     ),
     places=rules.local_rows(mesh, batch_size),
   )
-  batches = None
-
-  def batch_source(state):
-    nonlocal batches
-    if batches is None:
-      batches = sampling.audited(
-        indexed.prefetched(
-          batch,
-          start_step=int(state.step),
-          num_steps=num_steps,
-          ahead=_AHEAD,
-          workers=_WORKERS,
-        ),
-        lambda _: row_rates,
-        observe=example_mixture.rows_by_task(plan),
-        unit="rows",
-        period=checkpoint_period,
-        warn=logging.warning,
-      )
-    return next(batches)
-
   config, model, params = training_run.open_decoder(
     initial, mesh=mesh, tokenizer_sha256=sha256
   )
@@ -145,7 +119,14 @@ def finetune(
     ),
     optimizer=optimizer,
     mesh=mesh,
-    batch_source=batch_source,
+    batch_source=training_run.mixture_source(
+      batch,
+      num_steps=num_steps,
+      planned=lambda *_: row_rates,
+      observe=example_mixture.rows_by_task(plan),
+      unit="rows",
+      period=checkpoint_period,
+    ),
     num_steps=num_steps,
     seed=seed,
     checkpoint_period=checkpoint_period,

@@ -1,7 +1,7 @@
 """Job: pretraining on a mixture of languages."""
 
 import dataclasses
-import logging
+import functools
 import os
 from collections.abc import Sequence
 
@@ -29,10 +29,6 @@ from mlm.sharding import rules
 from mlm.tokenizers import count, load, special
 from mlm.training import losses, step
 from mlm.training.optimizers import Optimizer
-
-MIXTURE_FILE = "mixture.json"
-_AHEAD = 4  # batches kept ready by as many threads as help
-_WORKERS = 2
 
 
 def pretrain(
@@ -138,7 +134,10 @@ def pretrain(
   )
   if jax.process_index() == 0:
     phases_lib.write_plan(
-      os.path.join(output, MIXTURE_FILE), phases=planned, rows=plan, real=real
+      os.path.join(output, training_run.MIXTURE_FILE),
+      phases=planned,
+      rows=plan,
+      real=real,
     )
   if len(planned) > 1:
     print(f"{phases_lib.format_phases(planned)}\n")
@@ -168,28 +167,6 @@ def pretrain(
       mesh=mesh,
       metadata=training_run.model_metadata(model, card["model_sha256"]),
     )
-  batches = None
-
-  def batch_source(state):
-    nonlocal batches
-    if batches is None:
-      start = int(state.step)
-      batches = sampling.audited(
-        indexed.prefetched(
-          batch,
-          start_step=start,
-          num_steps=num_steps,
-          ahead=_AHEAD,
-          workers=_WORKERS,
-        ),
-        lambda number: phases_lib.mean_rates(planned, start, start + number),
-        observe=sampling.tokens_by_language,
-        unit="tokens",
-        period=checkpoint_period,
-        warn=logging.warning,
-      )
-    return next(batches)
-
   training_run.run(
     output=output,
     init=built.init,
@@ -203,7 +180,14 @@ def pretrain(
     ),
     optimizer=optimizer,
     mesh=mesh,
-    batch_source=batch_source,
+    batch_source=training_run.mixture_source(
+      batch,
+      num_steps=num_steps,
+      planned=functools.partial(phases_lib.mean_rates, planned),
+      observe=sampling.tokens_by_language,
+      unit="tokens",
+      period=checkpoint_period,
+    ),
     num_steps=num_steps,
     seed=seed,
     checkpoint_period=checkpoint_period,

@@ -1,14 +1,16 @@
 """What the training jobs share: opening models, and running the one loop."""
 
 import dataclasses
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from mlm.checkpoints import manager
+from mlm.data import indexed, sampling
 from mlm.languages import registry
 from mlm.models import decoder, families
 from mlm.sharding import rules
@@ -16,6 +18,9 @@ from mlm.training import loop, step
 from mlm.training import state as train_state
 from mlm.training.optimizers import Optimizer
 
+MIXTURE_FILE = "mixture.json"  # what the data was planned to hold
+_AHEAD = 4  # batches kept ready by as many threads as help
+_WORKERS = 2
 _KEEP = 2  # the latest, and one before in case a disk fills while saving
 
 
@@ -76,6 +81,53 @@ def open_decoder(
       f"{output} holds an encoder–decoder; this job needs a decoder-only model"
     )
   return config, model, params
+
+
+def mixture_source(
+  batch: Callable,
+  *,
+  num_steps: int,
+  planned: Callable[[int, int], Mapping[str, float]],
+  observe: Callable,
+  unit: str,
+  period: int,
+) -> Callable:
+  """Batches made ahead of the steps, with a warning when what they hold drifts.
+
+  Args:
+    batch: step -> host batch.
+    num_steps: steps in all.
+    planned: (first step, step after the last) -> name -> share.
+    observe: as for `mlm.data.sampling.audited`.
+    unit: as for `mlm.data.sampling.audited`.
+    period: as for `mlm.data.sampling.audited`.
+
+  Returns:
+    state -> host batch, from the step of the first state on.
+  """
+  batches = None
+
+  def batch_source(state):
+    nonlocal batches
+    if batches is None:
+      start = int(state.step)
+      batches = sampling.audited(
+        indexed.prefetched(
+          batch,
+          start_step=start,
+          num_steps=num_steps,
+          ahead=_AHEAD,
+          workers=_WORKERS,
+        ),
+        lambda number: planned(start, start + number),
+        observe=observe,
+        unit=unit,
+        period=period,
+        warn=logging.warning,
+      )
+    return next(batches)
+
+  return batch_source
 
 
 def run(
