@@ -85,7 +85,12 @@ def compile_for(
     jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, partition))
     for shape, dtype, partition in arguments
   ]
-  compiled = jax.jit(function).lower(*shapes).compile()
+  return needs(jax.jit(function).lower(*shapes))
+
+
+def needs(lowered: jax.stages.Lowered) -> Needs:
+  """What a lowered program needs on a device; raises as `compile_for`."""
+  compiled = lowered.compile()
   memory = compiled.memory_analysis()
   return Needs(
     memory.argument_size_in_bytes,

@@ -3,7 +3,6 @@
 import json
 import os
 
-import jax
 import numpy as np
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
@@ -86,7 +85,7 @@ def evaluate(
     )
 
   config, model, params = open_model(pretrained)
-  logprobs = jax.jit(
+  logprobs = mesh_lib.jit(
     lambda params, batch: losses.sequence_logprobs(
       model.apply, params, batch, backend=backend
     )
