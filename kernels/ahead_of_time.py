@@ -42,6 +42,14 @@ class Needs(NamedTuple):
   peak: int
   flops: float
 
+  def __str__(self):
+    *sizes, flops = self
+    arguments, temporaries, peak = (f"{size / 2**20:,.1f}" for size in sizes)
+    return (
+      f"arguments {arguments}, temporaries {temporaries}, peak {peak} MiB, "
+      f"{flops:.3g} FLOPs"
+    )
+
 
 def vmem_bytes(chip: Chip) -> int:
   """On-chip memory of one core of a chip, bytes."""

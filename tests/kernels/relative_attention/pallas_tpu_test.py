@@ -178,4 +178,5 @@ def test_compiles_without_the_bias_in_memory(chip):
     ((B, T), "int32", whole),
     mesh=ahead_of_time.mesh(chip.topology, (1,), ("data",)),
   )
+  print(f"{shape.name} on {chip.name}: {needs}")
   assert needs.temporaries <= 0.05 * 4 * N * T * T
