@@ -4,7 +4,7 @@ import json
 import os
 
 from mlm.checkpoints import hugging_face, safetensors
-from mlm.jobs import training_run
+from mlm.jobs import models
 from mlm.sharding import mesh as mesh_lib
 
 _SHARD_BYTES = 5 * 10**9  # of a file, as theirs
@@ -22,10 +22,16 @@ def export_checkpoint(
     dtype: "float32" or "bfloat16", of the files.
   """
   mesh = mesh_lib.make_mesh(mesh_shape)
-  config, _, params = training_run.open_model(initial, mesh=mesh, metadata={})
+  opened = models.open_model(initial, mesh=mesh, metadata={})
+  if opened.adapters is not None:
+    raise ValueError(
+      f"{initial} holds language or task adapters, which the formats of Hugging "
+      "Face's models have no place for; export the model below them"
+    )
+  config = opened.config
   safetensors.write(
     output,
-    hugging_face.to_hugging_face(config, params),
+    hugging_face.to_hugging_face(config, opened.params),
     shapes=hugging_face.shapes(config),
     dtype=dtype,
     shard_bytes=_SHARD_BYTES,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mlm.checkpoints import hugging_face, manager, safetensors
-from mlm.jobs import training_run
+from mlm.jobs import models
 from mlm.models import families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
@@ -52,9 +52,9 @@ def import_checkpoint(
     shardings=rules.named_shardings(mesh, model.logical_axes(), abstract),
   )
   checkpointer = manager.Checkpointer(
-    training_run.checkpoints_of(output),
+    models.checkpoints_of(output),
     keep=1,
-    metadata=training_run.model_metadata(config, sha256),
+    metadata=models.metadata_of(config, sha256),
   )
   try:
     checkpointer.save(0, train_state.TrainState(jnp.int32(0), params, ()))

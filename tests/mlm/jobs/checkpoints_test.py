@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import hugging_face_parity as parity
 from mlm.checkpoints import hugging_face, safetensors
-from mlm.jobs import export_checkpoint, import_checkpoint, training_run
+from mlm.jobs import export_checkpoint, import_checkpoint, models
 from mlm.sharding import mesh as mesh_lib
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -63,7 +63,7 @@ def test_jobs_open_an_imported_decoder_with_its_tokenizer_alone(tmp_path):
   (tokenizer / "card.json").write_text(json.dumps({"model_sha256": "3fa9"}))
   _source(source, "aya23")
   _import(source, ours, tokenizer)
-  config, _, params = training_run.open_decoder(
+  config, _, params = models.open_decoder(
     str(ours), mesh=mesh, tokenizer_sha256="3fa9"
   )
   assert config.parallel_block and config.logit_scale == 0.0625
@@ -73,14 +73,14 @@ def test_jobs_open_an_imported_decoder_with_its_tokenizer_alone(tmp_path):
   )
   assert not params["embedding"].sharding.is_fully_replicated
   with pytest.raises(ValueError, match="tokenizer_sha256"):
-    training_run.open_decoder(str(ours), mesh=mesh, tokenizer_sha256="other")
+    models.open_decoder(str(ours), mesh=mesh, tokenizer_sha256="other")
 
 
 def test_jobs_for_decoders_refuse_an_encoder_decoder(tmp_path):
   _source(tmp_path / "source", "umt5")
   _import(tmp_path / "source", tmp_path / "ours")
-  with pytest.raises(ValueError, match="needs a decoder-only model"):
-    training_run.open_decoder(
+  with pytest.raises(ValueError, match="a decoder-only model is needed"):
+    models.open_decoder(
       str(tmp_path / "ours"),
       mesh=mesh_lib.make_mesh(MESH),
       tokenizer_sha256=None,
