@@ -42,6 +42,14 @@ class Needs(NamedTuple):
   peak: int
   flops: float
 
+  def __str__(self):
+    *sizes, flops = self
+    arguments, temporaries, peak = (f"{size / 2**20:,.1f}" for size in sizes)
+    return (
+      f"arguments {arguments}, temporaries {temporaries}, peak {peak} MiB, "
+      f"{flops:.3g} FLOPs"
+    )
+
 
 def vmem_bytes(chip: Chip) -> int:
   """On-chip memory of one core of a chip, bytes."""
@@ -85,7 +93,12 @@ def compile_for(
     jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, partition))
     for shape, dtype, partition in arguments
   ]
-  compiled = jax.jit(function).lower(*shapes).compile()
+  return needs(jax.jit(function).lower(*shapes))
+
+
+def needs(lowered: jax.stages.Lowered) -> Needs:
+  """What a lowered program needs on a device; raises as `compile_for`."""
+  compiled = lowered.compile()
   memory = compiled.memory_analysis()
   return Needs(
     memory.argument_size_in_bytes,

@@ -6,17 +6,23 @@ import math
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from kernels.causal_attention import reference, splash_tpu
+from kernels import target
+from kernels.causal_attention import cudnn_gpu, reference, splash_tpu
 
 BACKENDS = {
   "reference": reference.causal_attention,
   "splash_tpu": functools.partial(splash_tpu.causal_attention, interpret=False),
+  "cudnn_gpu": cudnn_gpu.causal_attention,
 }
 
 
-def default_backend() -> str:
-  """ "splash_tpu" on TPUs, "reference" elsewhere."""
-  return "splash_tpu" if jax.default_backend() == "tpu" else "reference"
+def default_backend(dtype: str) -> str:
+  """ "splash_tpu" on TPUs, "cudnn_gpu" on GPUs for bfloat16, else "reference"."""
+  platform = target.platform()
+  if platform == "tpu":
+    return "splash_tpu"
+  is_cudnn = platform == "gpu" and dtype == "bfloat16"
+  return "cudnn_gpu" if is_cudnn else "reference"
 
 
 def causal_attention(
@@ -39,9 +45,9 @@ def causal_attention(
     key: [B, T, K, H]; K divides N.
     value: [B, T, K, H].
     segments: int32 [B, T], at least 0; attention does not cross them.
-    backend: "splash_tpu" or "reference".
-    mesh: on which the arrays are split; None on a single device, and for
-      "reference", which the compiler splits.
+    backend: "splash_tpu", "cudnn_gpu" or "reference".
+    mesh: on which the arrays are split; may be abstract inside jit. None on a
+      single device, and for "reference", which the compiler splits.
     batch_axes: mesh axes over which B is split; () without a mesh.
     head_axis: mesh axis over which N and K are split, or None.
 
@@ -52,15 +58,7 @@ def causal_attention(
     ValueError: if the backend is unknown or cannot run here, the shapes do not
       fit, or the mesh does not divide them.
   """
-  if backend not in BACKENDS:
-    raise ValueError(
-      f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}"
-    )
-  if backend == "splash_tpu" and jax.default_backend() != "tpu":
-    raise ValueError(
-      f"backend 'splash_tpu' needs a TPU but this process runs on "
-      f"{jax.default_backend()!r}; choose 'reference'"
-    )
+  target.check(backend, known=BACKENDS, otherwise="reference")
   B, T, N, H = query.shape
   K = key.shape[2]
   if (

@@ -9,7 +9,12 @@ import jax
 
 
 def causal_attention(
-  query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  segments: jax.Array,
+  *,
+  implementation: str = "xla",
 ) -> jax.Array:
   """softmax(query key^T / sqrt(H)) value over earlier slots of the segment.
 
@@ -18,11 +23,17 @@ def causal_attention(
     key: [B, T, K, H]; K divides N.
     value: [B, T, K, H].
     segments: int32 [B, T], at least 0.
+    implementation: of `jax.nn.dot_product_attention`.
 
   Returns:
     [B, T, N, H].
   """
   mask = segments[:, None, :, None] == segments[:, None, None, :]
   return jax.nn.dot_product_attention(
-    query, key, value, mask=mask, is_causal=True
+    query,
+    key,
+    value,
+    mask=mask,
+    is_causal=True,
+    implementation=implementation,
   )

@@ -4,6 +4,7 @@ import functools
 
 import jax
 
+from kernels import target
 from kernels.grouped_matmul import megablox_tpu, ragged, reference
 
 BACKENDS = {
@@ -17,7 +18,7 @@ BACKENDS = {
 
 def default_backend() -> str:
   """ "megablox_tpu" on TPUs, "ragged" elsewhere."""
-  return "megablox_tpu" if jax.default_backend() == "tpu" else "ragged"
+  return "megablox_tpu" if target.platform() == "tpu" else "ragged"
 
 
 def grouped_matmul(
@@ -44,15 +45,7 @@ def grouped_matmul(
     ValueError: if the backend is unknown or cannot run here, or the shapes or
       dtypes do not fit.
   """
-  if backend not in BACKENDS:
-    raise ValueError(
-      f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}"
-    )
-  if backend == "megablox_tpu" and jax.default_backend() != "tpu":
-    raise ValueError(
-      f"backend 'megablox_tpu' needs a TPU but this process runs on "
-      f"{jax.default_backend()!r}; choose 'ragged'"
-    )
+  target.check(backend, known=BACKENDS, otherwise="ragged")
   if rows.dtype != matrices.dtype or matrices.shape != (
     *group_sizes.shape,
     rows.shape[1],

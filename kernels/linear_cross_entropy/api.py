@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
+from kernels import target
 from kernels.linear_cross_entropy import (
   chunked,
   pallas_tpu,
@@ -26,30 +27,15 @@ BACKENDS = {
 
 
 def default_backend() -> str:
-  """The backend for the devices of this process.
-
-  "pallas_tpu" on a single TPU. "chunked" elsewhere: it runs on any platform,
-  and the compiler can split it over any mesh. On several TPUs name
-  "pallas_tpu" and call `sharded_token_statistics`.
-  """
-  if jax.default_backend() == "tpu" and jax.device_count() == 1:
-    return "pallas_tpu"
-  return "chunked"
+  """ "pallas_tpu" on TPUs, "chunked" elsewhere."""
+  return "pallas_tpu" if target.platform() == "tpu" else "chunked"
 
 
 def _checked(
   hidden, kernel, targets, backend, soft_cap, with_entropy
 ) -> Callable:
   """The function of a backend, if it can run on these arrays here."""
-  if backend not in BACKENDS:
-    raise ValueError(
-      f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}"
-    )
-  if backend == "pallas_tpu" and jax.default_backend() != "tpu":
-    raise ValueError(
-      f"backend 'pallas_tpu' needs a TPU but this process runs on "
-      f"{jax.default_backend()!r}; choose 'chunked'"
-    )
+  target.check(backend, known=BACKENDS, otherwise="chunked")
   fits = hidden.shape[:-1] == targets.shape and kernel.ndim == 2
   if not fits or hidden.shape[-1] != kernel.shape[0]:
     raise ValueError(
@@ -83,7 +69,8 @@ def token_statistics(
     hidden: [..., D], any float dtype.
     kernel: [D, V].
     targets: int32 [...], in [0, V).
-    backend: "chunked", "pallas_tpu" (one TPU) or "reference".
+    backend: "chunked", "pallas_tpu" (on several TPUs call
+      `sharded_token_statistics`) or "reference".
     soft_cap: c > 0 of logits = c tanh(hidden @ kernel / c); None for none.
     with_entropy: whether to fill in the entropy, in nats; else it is None.
 

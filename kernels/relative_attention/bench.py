@@ -39,6 +39,9 @@ def measure(
       max_distance=shapes.MAX_DISTANCE,
       is_causal=shape.is_causal,
       backend=backend,
+      mesh=None,
+      batch_axes=(),
+      head_axis=None,
     )
     return jnp.sum(output * jnp.cos(output), dtype=jnp.float32)
 

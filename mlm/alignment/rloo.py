@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mlm.sharding import mesh as mesh_lib
 from mlm.training import losses
 
 
@@ -100,7 +101,7 @@ def make_logprob_pair(apply: Callable, *, backend: str) -> Callable:
   equal to the reference gives a difference of exactly 0.
   """
 
-  @jax.jit
+  @mesh_lib.jit
   def logprob_pair(params, reference, batch):
     return (
       losses.sequence_logprobs(apply, params, batch, backend=backend),

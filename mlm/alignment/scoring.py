@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from mlm.alignment import reward_model, rewards
 from mlm.data import prompts
 from mlm.languages import registry
+from mlm.sharding import mesh as mesh_lib
 from mlm.tokenizers import special
 
 
@@ -74,14 +74,14 @@ def make_score(
       f"the reward model's scores have standard deviation {std}; it prefers "
       "nothing, train it longer or on more pairs"
     )
-  raw_scores = jax.jit(
-    lambda rows: reward_model.scores(
-      apply, reward_params, rows, pad_id=special.PAD_ID
+  raw_scores = mesh_lib.jit(
+    lambda params, rows: reward_model.scores(
+      apply, params, rows, pad_id=special.PAD_ID
     )
   )
 
   def score(rows, responses, language_ids):
-    raw = np.asarray(raw_scores(place({"rows": rows})["rows"]))
+    raw = np.asarray(raw_scores(reward_params, place({"rows": rows})["rows"]))
     return {
       **verifiable_scores(
         responses, language_ids, processor=processor, identify=identify

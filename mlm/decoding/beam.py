@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from mlm.decoding import prefill
 from mlm.models import caches
+from mlm.sharding import mesh as mesh_lib
 
 
 class Beams(NamedTuple):
@@ -120,7 +121,7 @@ def make_beam_search(
     live, beams = _best(W, logprobs, (_Live(responses, logprobs), beams))
     return live, finished, beams
 
-  @jax.jit
+  @mesh_lib.jit
   def jitted(params, prompts):
     B = len(prompts)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from mlm.decoding import prefill
 from mlm.decoding import sampling as sampling_lib
+from mlm.sharding import mesh as mesh_lib
 
 
 class Generated(NamedTuple):
@@ -71,7 +72,7 @@ def make_generator(
       f"{samples_per_prompt} must be at least 1"
     )
 
-  @jax.jit
+  @mesh_lib.jit
   def jitted(params, prompts, keys):
     shape = (len(keys), response_length)
 

@@ -3,7 +3,6 @@
 import json
 import os
 
-import jax
 import numpy as np
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
@@ -84,7 +83,7 @@ def evaluate(
     pretrained, mesh=mesh, metadata={"tokenizer_sha256": sha256}
   )
   models.check_decoder(pretrained, opened.config)
-  logprobs = jax.jit(
+  logprobs = mesh_lib.jit(
     lambda params, batch: losses.sequence_logprobs(
       opened.model.apply, params, batch, backend=backend
     )

@@ -1,9 +1,9 @@
 """Job: a Bradley–Terry reward model on preference pairs."""
 
+import functools
 import json
 import os
 
-import jax
 import numpy as np
 
 from mlm.alignment import preferences, reward_model
@@ -110,10 +110,13 @@ def train_reward_model(
   )
   calibration = _calibrate(
     held_out,
-    score=jax.jit(
-      lambda rows: reward_model.scores(
-        model.apply, state.params, rows, pad_id=special.PAD_ID
-      )
+    score=functools.partial(
+      mesh_lib.jit(
+        lambda params, rows: reward_model.scores(
+          model.apply, params, rows, pad_id=special.PAD_ID
+        )
+      ),
+      state.params,
     ),
     place=step.make_place(mesh),
     batch_size=batch_size,

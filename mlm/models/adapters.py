@@ -325,7 +325,7 @@ def numbers(config: AdapterConfig, language_ids: jax.Array) -> jax.Array | None:
   )
 
 
-def _of_language(x, languages, weights):
+def _of_language(module, x, languages, weights):
   """up relu(down x) by the weights of each token's language, else 0."""
   # A mixture of experts whose router is the language.
   kernels = {
@@ -333,7 +333,14 @@ def _of_language(x, languages, weights):
     "down": weights["up"].astype(x.dtype),
   }
   experts = languages[..., None]
-  return moe.dropless(x, experts, jnp.ones_like(x[..., :1]), kernels, nn.relu)
+  return moe.dropless(
+    x,
+    experts,
+    jnp.ones_like(x[..., :1]),
+    kernels,
+    nn.relu,
+    backend=module.backends.grouped_matmul,
+  )
 
 
 def after_mlp(
@@ -342,13 +349,13 @@ def after_mlp(
   """x + language bottleneck, then + task bottleneck, of those that there are.
 
   Args:
-    module: the block, whose collection "adapters" is read.
+    module: the block, whose backends and collection "adapters" are read.
     x: [B, T, D], what the MLP adds to the residual.
     languages: of `numbers`.
   """
   if module.has_variable("adapters", "language"):
     weights = module.get_variable("adapters", "language")
-    x = x + _of_language(x, languages, weights)
+    x = x + _of_language(module, x, languages, weights)
   if module.has_variable("adapters", "task"):
     weights = module.get_variable("adapters", "task")
     narrow = nn.relu(x @ weights["down"].astype(x.dtype))
@@ -365,7 +372,7 @@ def couple(
   y1 = x1 + f(x2), y2 = x2 + g(y1).
 
   Args:
-    module: the decoder, whose collection "adapters" is read.
+    module: the decoder, whose backends and collection "adapters" are read.
     x: [B, T, D].
     languages: of `numbers`.
 
@@ -375,8 +382,8 @@ def couple(
     return x
   weights = module.get_variable("adapters", "invertible")
   first, second = jnp.split(x, 2, axis=-1)
-  first = first + _of_language(second, languages, weights["first"])
-  second = second + _of_language(first, languages, weights["second"])
+  first = first + _of_language(module, second, languages, weights["first"])
+  second = second + _of_language(module, first, languages, weights["second"])
   return jnp.concatenate([first, second], axis=-1)
 
 
@@ -388,6 +395,6 @@ def uncouple(
     return x
   weights = module.get_variable("adapters", "invertible")
   first, second = jnp.split(x, 2, axis=-1)
-  second = second - _of_language(first, languages, weights["second"])
-  first = first - _of_language(second, languages, weights["first"])
+  second = second - _of_language(module, first, languages, weights["second"])
+  first = first - _of_language(module, second, languages, weights["first"])
   return jnp.concatenate([first, second], axis=-1)

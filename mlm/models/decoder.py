@@ -16,7 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kernels.causal_attention import api as causal_attention
 from mlm.models import adapters as adapters_lib
+from mlm.models import backends as backends_lib
 from mlm.models import caches, fields, layers, masks, position_encodings
 from mlm.models import moe as moe_lib
 from mlm.sharding import rules
@@ -157,12 +159,17 @@ class Model(NamedTuple):
 
 class _Block(nn.Module):
   config: DecoderConfig
+  backends: backends_lib.Backends
 
   @nn.compact
-  def __call__(self, x, cache, positions, mask, valid, languages, index):
+  def __call__(self, x, cache, positions, mask, segments, languages, index):
     """Returns (x, (cache, what the router did or None))."""
     config = self.config
-    bias = rotate = None
+    bias = rotate = fused = None
+    if mask is None:
+      fused = functools.partial(
+        _attend_fused, segments, self.backends.causal_attention
+      )
     if config.position_encoding == "alibi":
       query_slots, key_slots = (jnp.arange(n) for n in mask.shape[1:])
       bias = position_encodings.alibi_bias(
@@ -187,7 +194,7 @@ class _Block(nn.Module):
     name = "norm" if config.parallel_block else "attention_norm"
     normed = _norm(config, name)(x)
     attended, cache = attention(
-      normed, normed, cache, positions, mask, bias, index
+      normed, normed, cache, positions, mask, bias, index, fused
     )
     x = rules.constrain(x + attended, _RESIDUAL)
     if not config.parallel_block:
@@ -197,10 +204,27 @@ class _Block(nn.Module):
       mlp = layers.MLP(config.mlp, config.d_ff, config.use_biases, name="mlp")
       out = mlp(normed)
     else:
-      experts = moe_lib.MoE(config.moe, config.mlp, config.d_ff, name="mlp")
-      out, routing = experts(normed, valid)
+      experts = moe_lib.MoE(
+        config.moe,
+        config.mlp,
+        config.d_ff,
+        self.backends.grouped_matmul,
+        name="mlp",
+      )
+      out, routing = experts(normed, segments != 0)
     out = adapters_lib.after_mlp(self, out, languages)
     return rules.constrain(x + out, _RESIDUAL), (cache, routing)
+
+
+def _attend_fused(segments, backend, query, key, value):
+  return causal_attention.causal_attention(
+    query,
+    key,
+    value,
+    segments,
+    backend=backend,
+    **rules.kernel_placement(key.shape[0], key.shape[2]),
+  )
 
 
 def _norm(config, name):
@@ -211,18 +235,20 @@ def _norm(config, name):
 
 class _Decoder(nn.Module):
   config: DecoderConfig
+  backends: backends_lib.Backends
 
   @nn.compact
   def __call__(
-    self, tokens, positions, mask, valid, languages, layer_caches, index
+    self, tokens, positions, mask, segments, languages, layer_caches, index
   ):
     """Returns (outputs of `Model.apply`, layer caches).
 
     Args:
       tokens: int32 [B, T].
       positions: int32 [B, T]; ALiBi counts slots instead.
-      mask: bool [B, T, S].
-      valid: bool [B, T], which tokens are real.
+      mask: bool [B, T, S], or None: without a cache, a kernel then sees to it
+        that tokens of a segment attend to earlier ones.
+      segments: int32 [B, T], 0 where a token is padding.
       languages: int32 [B, T], of `adapters.numbers`, or None.
       layer_caches: None, or {"keys", "values"} of [L, B, S, K, H], and their
         prompt's if `caches.fork` made them.
@@ -248,8 +274,8 @@ class _Decoder(nn.Module):
     stack = layers.stack(
       _Block, num_layers=config.num_layers, remat=config.remat, num_shared=5
     )
-    x, (layer_caches, routing) = stack(config, name="layers")(
-      x, layer_caches, positions, mask, valid, languages, index
+    x, (layer_caches, routing) = stack(config, self.backends, name="layers")(
+      x, layer_caches, positions, mask, segments, languages, index
     )
     hidden = _norm(config, "final_norm")(x)
     hidden = adapters_lib.uncouple(self, hidden, languages)
@@ -280,21 +306,31 @@ def build(
   config: DecoderConfig,
   *,
   adapters: adapters_lib.AdapterConfig | None = None,
+  backends: backends_lib.Backends | None = None,
 ) -> Model:
   """The decoder of a configuration as pure functions.
+
+  Its kernels are those of `backends`, or the platform's; ALiBi and what reads a
+  cache have no kernel and attend by `layers.attend`.
 
   With adapters, params are {"base": the decoder's, "adapters": theirs}, and
   language adapters read decoder_language_ids; when decoding they read the
   cache's "languages", int32 [B], which is -1 (none) unless the caller sets it.
   """
-  module = _Decoder(config)
+  if backends is None:
+    backends = backends_lib.default(config.activation_dtype)
+  is_fused = (
+    backends.causal_attention is not None
+    and config.position_encoding != "alibi"
+  )
+  module = _Decoder(config, backends)
 
   def boxed(key):
     one = jnp.zeros((1, 1), jnp.int32)
-    valid = jnp.ones((1, 1), bool)
-    return module.init(
-      key, one, one, valid[None], valid, None, None, jnp.int32(0)
-    )["params"]
+    mask = jnp.ones((1, 1, 1), bool)
+    return module.init(key, one, one, mask, one, None, None, jnp.int32(0))[
+      "params"
+    ]
 
   def init(key):
     params = nn.unbox(boxed(key))
@@ -324,12 +360,13 @@ def build(
     languages = None
     if has_languages:
       languages = adapters_lib.numbers(adapters, batch["decoder_language_ids"])
+    segments = batch["decoder_segment_ids"]
     outputs, _ = module.apply(
       variables(params),
       batch["decoder_input_tokens"],
       batch["decoder_positions"],
-      masks.causal(batch["decoder_segment_ids"]),
-      batch["decoder_segment_ids"] != 0,
+      None if is_fused else masks.causal(segments),
+      segments,
       languages,
       None,
       jnp.int32(0),
@@ -366,7 +403,7 @@ def build(
       tokens,
       positions,
       mask,
-      valid,
+      valid.astype(jnp.int32),
       languages,
       caches.of_layers(cache),
       index,

@@ -9,6 +9,7 @@ H head width, L layers, V vocabulary.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from kernels.relative_attention import api as relative_attention
+from mlm.models import backends as backends_lib
 from mlm.models import caches, fields, layers, masks, position_encodings
 from mlm.sharding import rules
 
@@ -82,16 +85,16 @@ class EncoderDecoder(NamedTuple):
 
 
 def _relative_bias(module, config, mask, index, is_bidirectional):
-  """Float32 [N, T, S] of a table that the module owns.
+  """Float32 [N, T, S] of a table that the module owns, or without mask, as a
+  kernel makes it by itself, the table [buckets, N].
 
   Args:
     module: encoder or decoder, or one of their layers.
     config: of the model.
-    mask: bool [B, T, S].
+    mask: bool [B, T, S], or None.
     index: int32 scalar, slot of the first of the T tokens.
     is_bidirectional: as for the buckets.
   """
-  query_slots, key_slots = (jnp.arange(n) for n in mask.shape[1:])
   table = layers.parameter(
     module,
     "relative_bias",
@@ -99,6 +102,9 @@ def _relative_bias(module, config, mask, index, is_bidirectional):
     ("buckets", "heads"),
     (config.num_buckets, config.num_heads),
   )
+  if mask is None:
+    return table
+  query_slots, key_slots = (jnp.arange(n) for n in mask.shape[1:])
   buckets = position_encodings.relative_buckets(
     key_slots - (index + query_slots)[:, None],
     is_bidirectional=is_bidirectional,
@@ -116,10 +122,13 @@ class _Block(nn.Module):
   """Of the encoder, or with cross-attention of the decoder."""
 
   config: EncoderDecoderConfig
+  backends: backends_lib.Backends
   is_decoder: bool
 
   @nn.compact
-  def __call__(self, x, cache, encoded, mask, cross_mask, bias, index):
+  def __call__(
+    self, x, cache, encoded, mask, segments, cross_mask, bias, index
+  ):
     config = self.config
 
     def norm(name):
@@ -139,9 +148,19 @@ class _Block(nn.Module):
     own, cross = (None, None) if cache is None else cache
     if bias is None:
       bias = _relative_bias(self, config, mask, index, not self.is_decoder)
+    fused = None
+    if mask is None:
+      fused = functools.partial(
+        _attend_fused,
+        bias.T,
+        segments,
+        max_distance=config.max_distance,
+        is_causal=self.is_decoder,
+        backend=self.backends.relative_attention,
+      )
     normed = norm("attention_norm")(x)
     attended, own = attention("attention")(
-      normed, normed, own, None, mask, bias, index
+      normed, normed, own, None, mask, bias, index, fused
     )
     x = rules.constrain(x + attended, _RESIDUAL)
     if self.is_decoder:
@@ -160,12 +179,26 @@ class _Block(nn.Module):
     return rules.constrain(x, _RESIDUAL), own
 
 
+def _attend_fused(table, segments, query, key, value, **options):
+  return relative_attention.relative_attention(
+    query,
+    key,
+    value,
+    table,
+    segments,
+    segments,
+    **options,
+    **rules.kernel_placement(key.shape[0], key.shape[2]),
+  )
+
+
 class _Stack(nn.Module):
   config: EncoderDecoderConfig
+  backends: backends_lib.Backends
   is_decoder: bool
 
   @nn.compact
-  def __call__(self, x, caches, encoded, mask, cross_mask, index):
+  def __call__(self, x, caches, encoded, mask, segments, cross_mask, index):
     """Returns (hidden [B, T, D], caches of self-attention).
 
     Args:
@@ -173,7 +206,9 @@ class _Stack(nn.Module):
       caches: None, or two {"keys", "values"} of [L, B, slots, N, H]: of self-
         and of cross-attention.
       encoded: [B, S, D], or None where the cache has its keys.
-      mask: bool [B, T, slots].
+      mask: bool [B, T, slots], or None: without caches, a kernel then sees to
+        it that tokens attend to those of their segment.
+      segments: int32 [B, T] where mask is None.
       cross_mask: bool [B, T, S], or None in the encoder.
       index: int32 scalar, slot of the first token.
     """
@@ -186,10 +221,10 @@ class _Stack(nn.Module):
       _Block,
       num_layers=getattr(config, depth),
       remat=config.remat,
-      num_shared=5,
+      num_shared=6,
     )
-    x, caches = stack(config, self.is_decoder, name="layers")(
-      x, caches, encoded, mask, cross_mask, bias, index
+    x, caches = stack(config, self.backends, self.is_decoder, name="layers")(
+      x, caches, encoded, mask, segments, cross_mask, bias, index
     )
     norm = layers.Norm("rms", config.norm_epsilon, False, name="final_norm")
     return norm(x), caches
@@ -197,6 +232,7 @@ class _Stack(nn.Module):
 
 class _EncoderDecoder(nn.Module):
   config: EncoderDecoderConfig
+  backends: backends_lib.Backends
 
   def setup(self):
     config = self.config
@@ -214,8 +250,8 @@ class _EncoderDecoder(nn.Module):
       ("embed", "vocab"),
       (config.d_model, config.vocab_size),
     )
-    self.encoder = _Stack(config, is_decoder=False)
-    self.decoder = _Stack(config, is_decoder=True)
+    self.encoder = _Stack(config, self.backends, is_decoder=False)
+    self.decoder = _Stack(config, self.backends, is_decoder=True)
 
   def _embed(self, tokens):
     # Whole rows for the lookup, as in the decoder-only models.
@@ -223,61 +259,76 @@ class _EncoderDecoder(nn.Module):
     x = jnp.take(rows, tokens, axis=0)
     return rules.constrain(x.astype(self.config.activation_dtype), _RESIDUAL)
 
-  def encode(self, tokens, mask):
+  @property
+  def is_fused(self):
+    return self.backends.relative_attention is not None
+
+  def encode(self, tokens, segments):
+    mask = None if self.is_fused else masks.same_segment(segments, segments)
     return self.encoder(
-      self._embed(tokens), None, None, mask, None, jnp.int32(0)
+      self._embed(tokens), None, None, mask, segments, None, jnp.int32(0)
     )[0]
 
-  def decode(self, tokens, caches, encoded, mask, cross_mask, index):
+  def decode(self, tokens, caches, encoded, mask, segments, cross_mask, index):
     hidden, caches = self.decoder(
-      self._embed(tokens), caches, encoded, mask, cross_mask, index
+      self._embed(tokens), caches, encoded, mask, segments, cross_mask, index
     )
     unembedding = rules.constrain(
       self.unembedding.astype(hidden.dtype), ("embed", "vocab")
     )
     return {"hidden": hidden, "unembedding": unembedding}, caches
 
-  def __call__(self, inputs, encoder_mask, targets, mask, cross_mask):
-    encoded = self.encode(inputs, encoder_mask)
-    return self.decode(targets, None, encoded, mask, cross_mask, jnp.int32(0))[
-      0
-    ]
+  def __call__(self, inputs, sources, targets, segments):
+    return self.decode(
+      targets,
+      None,
+      self.encode(inputs, sources),
+      None if self.is_fused else masks.causal(segments),
+      segments,
+      masks.same_segment(segments, sources),
+      jnp.int32(0),
+    )[0]
 
 
-def build(config: EncoderDecoderConfig) -> EncoderDecoder:
+def build(
+  config: EncoderDecoderConfig,
+  *,
+  backends: backends_lib.Backends | None = None,
+) -> EncoderDecoder:
   """The encoder–decoder of a configuration as pure functions.
+
+  Its kernels are those of `backends`, or the platform's; cross-attention and
+  what reads a cache have no kernel and attend by `layers.attend`.
 
   Batches are those of contract 3 with encoder_input_tokens and
   encoder_segment_ids, int32 [B, S]; decoder inputs start with 0, and a target
   attends to the encoder's tokens of its own segment. Positions are not read.
   """
-  module = _EncoderDecoder(config)
+  if backends is None:
+    backends = backends_lib.default(config.activation_dtype)
+  module = _EncoderDecoder(config, backends)
+  # Params are the same whatever runs.
+  plain = module.clone(backends=backends._replace(relative_attention=None))
 
   def boxed(key):
-    one, mask = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1, 1), bool)
-    return module.init(key, one, mask, one, mask, mask)["params"]
+    one = jnp.zeros((1, 1), jnp.int32)
+    return plain.init(key, one, one, one, one)["params"]
 
   def init(key):
     return nn.unbox(boxed(key))
 
   def apply(params, batch):
-    sources = batch["encoder_segment_ids"]
-    segments = batch["decoder_segment_ids"]
     return module.apply(
       {"params": params},
       batch["encoder_input_tokens"],
-      masks.same_segment(sources, sources),
+      batch["encoder_segment_ids"],
       batch["decoder_input_tokens"],
-      masks.causal(segments),
-      masks.same_segment(segments, sources),
+      batch["decoder_segment_ids"],
     )
 
   def encode(params, tokens, segment_ids):
     return module.apply(
-      {"params": params},
-      tokens,
-      masks.same_segment(segment_ids, segment_ids),
-      method="encode",
+      {"params": params}, tokens, segment_ids, method="encode"
     )
 
   def init_cache(params, encoded, encoder_valid, length):
@@ -321,6 +372,7 @@ def build(config: EncoderDecoderConfig) -> EncoderDecoder:
       ),
       None,
       mask,
+      None,
       jnp.broadcast_to(
         cross_valid[:, None, :], (num_rows, length, cross_valid.shape[1])
       ),

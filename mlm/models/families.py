@@ -3,15 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mlm.models import backends as backends_lib
 from mlm.models import decoder, encdec
 
 Config = decoder.DecoderConfig | encdec.EncoderDecoderConfig
 
 
-def build(config: Config) -> decoder.Model | encdec.EncoderDecoder:
-  """The model of a configuration of either kind."""
+def build(
+  config: Config, *, backends: backends_lib.Backends | None = None
+) -> decoder.Model | encdec.EncoderDecoder:
+  """The model of a configuration of either kind.
+
+  Args:
+    config: of the model.
+    backends: of its kernels; None for those of this process's platform.
+  """
   module = decoder if isinstance(config, decoder.DecoderConfig) else encdec
-  return module.build(config)
+  return module.build(config, backends=backends)
 
 
 def config_of(fields: Mapping[str, Any]) -> Config:

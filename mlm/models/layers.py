@@ -226,7 +226,9 @@ class Attention(nn.Module):
   use_biases: bool
 
   @nn.compact
-  def __call__(self, x, source, cache, positions, mask, bias, index):
+  def __call__(
+    self, x, source, cache, positions, mask, bias, index, fused=None
+  ):
     """Attends.
 
     Args:
@@ -237,9 +239,12 @@ class Attention(nn.Module):
         are written into it. With {"prompt_keys", "prompt_values"} of
         [b, P, K, H], it takes the slots from P on, see `caches.fork`.
       positions: int32 [B, T] for `rotate`.
-      mask: bool [B, T, S].
+      mask: bool [B, T, S], or None where fused.
       bias: float32 [N, T, S] added to the logits, or None.
       index: first slot of the cache to write, int32 scalar.
+      fused: without a cache, what attends in place of `attend`: (query
+        [B, T, N, H], key, value [B, S, K, H]) -> [B, T, N, H], which scales,
+        masks and adds biases by itself.
 
     Returns:
       ([B, T, D], {"keys", "values"} of the cache).
@@ -292,9 +297,12 @@ class Attention(nn.Module):
     keys, values = (key,), (value,)
     if prompt is not None:
       keys, values = (prompt, key), (cache["prompt_values"], value)
-    if self.is_scaled:
-      query = query * H**-0.5
-    out = attend(query, keys, values, mask, bias)
+    if fused is not None:
+      out = fused(query, key, value)
+    else:
+      if self.is_scaled:
+        query = query * H**-0.5
+      out = attend(query, keys, values, mask, bias)
     kernel = parameter(
       self,
       "out",

@@ -68,6 +68,7 @@ class MoE(nn.Module):
     config: of the mixture.
     kind: of each expert, one of `layers.MLPS`.
     d_ff: F.
+    backend: of the grouped matmul kernel, where no token is dropped.
 
   Source: Shazeer et al. 2017; Fedus et al. 2021 (Switch) for the capacity,
     which here is counted row by row and in the order of tokens, so that no
@@ -77,6 +78,7 @@ class MoE(nn.Module):
   config: MoEConfig
   kind: str
   d_ff: int
+  backend: str
 
   @nn.compact
   def __call__(self, x: jax.Array, valid: jax.Array):
@@ -122,7 +124,9 @@ class MoE(nn.Module):
     kernels["down"] = kernel("down", ("mlp", "embed"), (F, D))
     if config.capacity_factor is None:
       is_kept = experts < E
-      mixed = dropless(x, experts, weights, kernels, activation)
+      mixed = dropless(
+        x, experts, weights, kernels, activation, backend=self.backend
+      )
     else:
       T = x.shape[1]
       capacity = min(T, math.ceil(config.capacity_factor * A * T / E))
@@ -209,11 +213,17 @@ def dropless(
   weights: jax.Array,
   kernels: Mapping[str, jax.Array],
   activation: Callable,
+  *,
+  backend: str,
 ) -> jax.Array:
   """Weighted sum of the MLPs that each token chose, none of them dropped.
 
   Tokens are sorted by expert; then each expert multiplies its own. On a mesh
-  every device sorts its own rows, and the width F is split over tensor.
+  every device sorts its own rows, and the width F is split over tensor. Where
+  the mesh axis expert splits the experts, the devices along it gather each
+  other's rows, each computes what its own experts add to them, and the sums go
+  back to where the rows are: as much traffic as sending each token to its A
+  experts where A is the number of these devices, and any imbalance fits.
 
   Args:
     x: [B, T, D].
@@ -222,38 +232,53 @@ def dropless(
     kernels: {"up", "down", with a gate also "gate"} of [E, D, F] and [E, F, D],
       dtype of x.
     activation: of up, or of gate.
+    backend: of the grouped matmul kernel.
 
   Returns:
     [B, T, D]; 0 where there is no expert.
   """
+  body = functools.partial(_sorted, activation=activation, backend=backend)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
-    # Without a mesh the compiler splits what it can, and Pallas it cannot.
-    is_alone = jax.device_count() == 1
-    backend = grouped_matmul.default_backend() if is_alone else "ragged"
-    return _sorted(x, experts, weights, kernels, activation, backend, None)
+    return body(x, experts, weights, kernels)
   rows = rules.activation_spec(mesh, ("batch", "length", "embed"), x.shape)
   wide = rules.activation_spec(
     mesh, ("expert", "embed", "mlp"), kernels["up"].shape
   )
   narrow = jax.P(wide[0], wide[2], wide[1])
   specs = {name: narrow if name == "down" else wide for name in kernels}
-  body = functools.partial(
-    _sorted,
-    activation=activation,
-    backend=grouped_matmul.default_backend(),
-    mlp_axis=wide[2],
-  )
+  expert_axis, _, mlp_axis = wide
+  are_rows_split = rows[0] is not None
+
+  def of_device(x, experts, weights, kernels):
+    if expert_axis is not None:
+      if are_rows_split:
+        x, experts, weights = (
+          jax.lax.all_gather(a, expert_axis, tiled=True)
+          for a in (x, experts, weights)
+        )
+      E = kernels["up"].shape[0]
+      experts = experts - jax.lax.axis_index(expert_axis) * E
+      experts = jnp.where((experts >= 0) & (experts < E), experts, E)
+    mixed = body(x, experts, weights, kernels)
+    if mlp_axis is not None:
+      mixed = jax.lax.psum(mixed, mlp_axis)
+    if expert_axis is None:
+      return mixed
+    if are_rows_split:
+      return jax.lax.psum_scatter(mixed, expert_axis, tiled=True)
+    return jax.lax.psum(mixed, expert_axis)
+
   return jax.shard_map(
-    body,
+    of_device,
     in_specs=(rows, rows, rows, specs),
     out_specs=rows,
     check_vma=False,  # a pallas_call does not say over what its result varies
   )(x, experts, weights, kernels)
 
 
-def _sorted(x, experts, weights, kernels, activation, backend, mlp_axis):
-  """`dropless` on one device; sums over the mesh axis that splits F, if any."""
+def _sorted(x, experts, weights, kernels, activation, backend):
+  """`dropless` on one device, of its experts and its part of F."""
   A, E = experts.shape[-1], kernels["up"].shape[0]
   flat = experts.reshape(-1)
   order = jnp.argsort(flat)
@@ -267,8 +292,7 @@ def _sorted(x, experts, weights, kernels, activation, backend, mlp_axis):
     ),
   )
   outputs = outputs[jnp.argsort(order)].reshape(*experts.shape, -1)
-  mixed = _mixed(outputs, weights)
-  return mixed if mlp_axis is None else jax.lax.psum(mixed, mlp_axis)
+  return _mixed(outputs, weights)
 
 
 def _slots(experts: jax.Array, num_experts: int, capacity: int) -> jax.Array:
@@ -301,13 +325,16 @@ def _in_slots(x, slots, weights, kernels, activation, capacity):
     return x_TD.at[tokens].get(mode="fill", fill_value=0)
 
   rows = jax.vmap(gather)(x, slots).reshape(B, E, capacity, D)
-  rows = rules.constrain(rows, ("batch", "expert", "length", "embed"))
+  rows = rules.constrain(
+    rows, ("batch_of_experts", "expert", "length", "embed")
+  )
   outputs = _mlp(
     rows,
     kernels,
     activation,
     lambda rows, matrices: jnp.einsum("BECI,EIO->BECO", rows, matrices),
   ).reshape(B, E * capacity, D)
+  outputs = rules.constrain(outputs, ("batch", "length", "embed"))
   outputs = jax.vmap(
     lambda outputs, slots: outputs.at[slots].get(mode="fill", fill_value=0)
   )(outputs, slots)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp", "expert")
 
 # Logical axis of a parameter -> mesh axis; None is replicated.
 RULES = {
@@ -17,17 +17,18 @@ RULES = {
   "kv_heads": "tensor",
   "embed": "fsdp",
   "head_width": None,
-  # Each expert is split as an MLP is; there is no mesh axis of experts yet.
-  "expert": None,
+  "expert": "expert",
   "adapter": None,
   "layers": None,
   "buckets": None,
 }
 
 # The same for activations: fsdp splits their batch, so embed must stay whole.
+# Where their experts are split, the same axis cannot split their batch.
 ACTIVATION_RULES = {
   **RULES,
   "batch": BATCH_AXES,
+  "batch_of_experts": ("data", "fsdp"),
   "length": None,
   "embed": None,
 }
@@ -36,10 +37,9 @@ ACTIVATION_RULES = {
 def constrain(x: jax.Array, logical_axes: tuple[str, ...]) -> jax.Array:
   """Asks the compiler to lay an activation out as `ACTIVATION_RULES` say.
 
-  Without a mesh in context (`jax.set_mesh`, or inside jit
-  `jax.sharding.use_abstract_mesh`) it returns x. The value never changes. A
-  dimension that its mesh axes do not divide, as the single row of a prompt,
-  stays whole.
+  Without a mesh in context (see `mlm.sharding.mesh.jit`) it returns x. The
+  value never changes. A dimension that its mesh axes do not divide, as the
+  single row of a prompt, stays whole.
 
   Args:
     x: any array.
@@ -75,6 +75,26 @@ def activation_spec(
   return PartitionSpec(*spec)
 
 
+def kernel_placement(num_rows: int, num_heads: int) -> dict[str, Any]:
+  """Where rows and heads of an attention live, as kernels are told it.
+
+  Args:
+    num_rows: B.
+    num_heads: of keys and values; what splits them splits the queries' too.
+
+  Returns:
+    {"mesh": of the context, or None, "batch_axes": names, "head_axis": name or
+    None}; what does not divide stays whole.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return {"mesh": None, "batch_axes": (), "head_axis": None}
+  rows, heads = activation_spec(
+    mesh, ("batch", "kv_heads"), (num_rows, num_heads)
+  )
+  return {"mesh": mesh, "batch_axes": rows or (), "head_axis": heads}
+
+
 def check_batch(batch_size: int, mesh: Mesh) -> None:
   """Raises ValueError unless the mesh divides the batch evenly."""
   shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
@@ -89,7 +109,7 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Splits the first axis of an array over data and fsdp."""
+  """Splits the first axis of an array over `BATCH_AXES`."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 

@@ -10,15 +10,25 @@ import jax
 import jax.numpy as jnp
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
+from mlm.sharding import rules
 
 
 def _statistics(outputs: dict, batch: dict, backend: str):
   """Float32 [B, T] statistics of the logits; the logits are never whole."""
-  return linear_cross_entropy.token_statistics(
+  operands = (
     outputs["hidden"],
     outputs["unembedding"],
     batch["decoder_target_tokens"],
+  )
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return linear_cross_entropy.token_statistics(*operands, backend=backend)
+  return linear_cross_entropy.sharded_token_statistics(
+    *operands,
     backend=backend,
+    mesh=mesh,
+    token_axes=rules.BATCH_AXES,
+    vocab_axis=rules.RULES["vocab"],
   )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.training import optimizers
 from mlm.training import state as train_state
@@ -32,7 +33,8 @@ def make_train_step(
     state_shardings: of `mlm.training.state.state_shardings`.
 
   Returns:
-    step(state, frozen, batch, seed) -> (state, metrics). The state given is
+    step(state, frozen, batch, seed) -> (state, metrics), of `mlm.sharding.mesh.jit`:
+    the mesh is in context where the loss is traced. The state given is
     donated: its arrays are gone afterwards. The metrics are the loss's, with
     grad_norm (before clipping) and learning_rate, replicated.
   """
@@ -53,7 +55,7 @@ def make_train_step(
     return train_state.TrainState(state.step + 1, params, opt_state), metrics
 
   replicated = NamedSharding(mesh, PartitionSpec())
-  return jax.jit(
+  return mesh_lib.jit(
     step,
     in_shardings=(state_shardings, None, None, None),
     out_shardings=(state_shardings, replicated),

@@ -93,5 +93,6 @@ def test_compiles_for_each_chip(chip):
     ((E,), "int32", whole),
     mesh=ahead_of_time.mesh(chip.topology, (1,), ("data",)),
   )
+  print(f"{chip.name}: {needs}")
   # One more array of the size of rows or of the output at a time, not E.
   assert needs.temporaries <= 4 * M * D * 2

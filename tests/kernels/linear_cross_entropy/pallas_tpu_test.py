@@ -259,6 +259,7 @@ def test_compiles_for_v5e_without_logits_in_memory(shape, options, products):
 def test_the_head_of_a_large_model_needs_only_its_gradients(chip, shape):
   """The peak is arguments and gradients; plain XLA adds 8 GiB of logits."""
   needs = _needs(chip, shape, PLAIN)
+  print(f"{shape.name} on {chip.name}: {needs}")
   assert needs.temporaries <= 32 * 2**20
   assert needs.peak <= 2 * needs.arguments + 32 * 2**20
   if shape == shapes.LLAMA_70B:

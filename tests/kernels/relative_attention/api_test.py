@@ -12,6 +12,8 @@ from jax.sharding import AxisType
 
 from kernels.relative_attention import api, buckets, chunked, reference
 
+ON_ONE_DEVICE = {"mesh": None, "batch_axes": (), "head_axis": None}
+
 
 def _inputs(B, T, S, N, H, seed=0):
   rng = np.random.default_rng(seed)
@@ -53,6 +55,7 @@ def test_attention_equals_that_of_jax_with_the_bias_written_out(is_causal):
       max_distance=12,
       is_causal=is_causal,
       backend=backend,
+      **ON_ONE_DEVICE,
     )
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
@@ -86,6 +89,7 @@ def test_a_packed_segment_attends_as_it_does_alone():
     max_distance=9,
     is_causal=True,
     backend="reference",
+    **ON_ONE_DEVICE,
   )
   packed = attend(query, key, value, table, segments, segments)
   for part in (slice(0, 5), slice(5, 12)):
@@ -114,25 +118,25 @@ def test_rows_and_heads_on_eight_devices_give_the_same():
   inputs = _inputs(4, 9, 9, 2, 4)
   options = {"max_distance": 9, "is_causal": True, "backend": "chunked"}
   split = functools.partial(
-    api.sharded_relative_attention,
+    api.relative_attention,
     **options,
     mesh=mesh,
     batch_axes=("data", "fsdp"),
     head_axis="tensor",
   )
-  whole = functools.partial(api.relative_attention, **options)
+  whole = functools.partial(api.relative_attention, **options, **ON_ONE_DEVICE)
   for a, b in zip(
     _output_and_gradients(split, inputs), _output_and_gradients(whole, inputs)
   ):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-  with pytest.raises(ValueError, match="3 rows are not divisible by their 4"):
+  with pytest.raises(ValueError, match="3 rows and 2 heads .* 4 and 2"):
     split(*_inputs(3, 9, 9, 2, 4))
 
 
 def test_what_cannot_run_is_refused():
   inputs = _inputs(1, 4, 4, 2, 4)
   attend = functools.partial(
-    api.relative_attention, max_distance=9, is_causal=False
+    api.relative_attention, max_distance=9, is_causal=False, **ON_ONE_DEVICE
   )
   with pytest.raises(ValueError, match="unknown backend"):
     attend(*inputs, backend="magic")

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import Mesh
 
 from mlm.models import adapters, decoder, moe
+from mlm.models import backends as backends_lib
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.training import losses, optimizers
@@ -269,6 +270,8 @@ def test_no_gradient_reaches_another_languages_adapters(with_languages):
 
 
 class _Coupling(nn.Module):
+  backends: backends_lib.Backends = backends_lib.default("float32")
+
   @nn.compact
   def __call__(self, x, languages):
     coupled = adapters.couple(self, x, languages)

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kernels.relative_attention import api as relative_attention
+from kernels.relative_attention import pallas_tpu
+from mlm.models import backends as backends_lib
 from mlm.models import encdec
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
@@ -171,17 +174,44 @@ def test_initial_logits_have_unit_variance():
   assert key.std() / query.std() == pytest.approx(6**0.5, rel=0.1)
 
 
-def test_sharded_equals_unsharded(mt5):
-  model, params = mt5
-  mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+@pytest.mark.parametrize("attention", [None, "emulated"])
+def test_a_mesh_gives_the_same_with_gradients(monkeypatch, family, attention):
+  """With XLA's attention, and with the kernel of relative attention emulated."""
+  monkeypatch.setitem(
+    relative_attention.BACKENDS,
+    "emulated",
+    functools.partial(
+      pallas_tpu.relative_attention,
+      block=128,
+      vmem_limit_bytes=1 << 26,
+      interpret=True,
+    ),
+  )
+  model, params = family
+  bias = "relative_bias" in params["encoder"]
+  fused = encdec.build(
+    dataclasses.replace(CONFIG, relative_bias="stack" if bias else "layer"),
+    backends=backends_lib.Backends(None, attention, "ragged"),
+  )
   tokens = np.arange(8 * 6).reshape(8, 6) % 48
-  batch = _batch(tokens, tokens[::-1])
-  want = _logits(model.apply(params, batch))
+  segments = np.tile([1, 1, 1, 2, 2, 0], (8, 1))
+  weights = jnp.float32(segments != 0)[..., None]
+
+  def both(model):
+    def loss(params, batch):
+      hidden = model.apply(params, batch)["hidden"] * weights
+      return jnp.sum(hidden * jnp.cos(hidden)), hidden
+
+    return mesh_lib.jit(jax.grad(loss, has_aux=True))
+
+  batch = _batch(tokens, tokens[::-1], segments, segments)
+  want = both(model)(params, batch)
+  mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
   shardings = rules.named_shardings(mesh, model.logical_axes(), params)
-  placed = jax.device_put(batch, rules.batch_sharding(mesh))
-  with jax.set_mesh(mesh):
-    got = model.apply(jax.device_put(params, shardings), placed)
-  _close(_logits(got), want)
+  batch = jax.device_put(batch, rules.batch_sharding(mesh))
+  got = both(fused)(jax.device_put(params, shardings), batch)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_the_loss_of_every_model_trains_it(mt5):

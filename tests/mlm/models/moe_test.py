@@ -1,12 +1,15 @@
 """Mixtures of experts: against loops, by properties, in a decoder, on a mesh."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kernels.grouped_matmul import api as grouped_matmul
+from kernels.grouped_matmul import megablox_tpu
 from mlm.models import decoder, moe
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
@@ -50,7 +53,7 @@ VALID = np.array([[True] * 6, [False] * 2 + [True] * 4])
 
 def _layer(config, kind="swiglu"):
   """A jitted layer, its params of order 1 and inputs [2, 6, 8]."""
-  module = moe.MoE(config, kind, 12)
+  module = moe.MoE(config, kind, 12, "ragged")
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 6, 8)).astype(np.float32)
   abstract = jax.eval_shape(module.init, jax.random.key(0), x, VALID)
@@ -293,13 +296,31 @@ def test_cached_decoding_equals_the_full_forward(config):
   np.testing.assert_allclose(found[valid], full[valid], rtol=1e-4, atol=1e-4)
 
 
+# (data, fsdp, expert, tensor)
+WITHOUT_EXPERTS, WITH_EXPERTS = (2, 2, 1, 2), (1, 2, 2, 2)
+
+
+def _mesh(shape):
+  return mesh_lib.make_mesh(dict(zip(mesh_lib.AXES, shape)))
+
+
 @pytest.mark.parametrize(
-  "config, in_context",
-  [(MOE, True), (MOE, False), (TIGHT, True)],
-  ids=["dropless", "dropless without a mesh in context", "tight"],
+  "config, shape, in_context",
+  [
+    (MOE, WITHOUT_EXPERTS, False),
+    (MOE, WITHOUT_EXPERTS, True),
+    (MOE, WITH_EXPERTS, True),
+    (TIGHT, WITH_EXPERTS, True),
+  ],
+  ids=[
+    "dropless without a mesh in context",
+    "dropless",
+    "dropless, experts split",
+    "tight, experts split",
+  ],
 )
 def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(
-  config, in_context
+  config, shape, in_context
 ):
   model, params = _decoder(config)
   tokens = np.arange(8 * 6).reshape(8, 6) % 48
@@ -318,7 +339,7 @@ def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(
   weighted += 0.001 * metrics["router_z_loss"][0]
   mean = metrics["loss"][0] / metrics["loss"][1]
   assert float(want) == pytest.approx(float(mean + weighted), rel=1e-6)
-  mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+  mesh = _mesh(shape)
   shardings = rules.named_shardings(mesh, model.logical_axes(), params)
   sharded = jax.device_put(params, shardings)
   batch = jax.device_put(batch, rules.batch_sharding(mesh))
@@ -333,6 +354,53 @@ def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(
     gradients,
     want_gradients,
   )
+
+
+@pytest.mark.parametrize("num_rows", [8, 1])
+def test_megablox_emulated_on_split_experts_equals_a_plain_loop(
+  monkeypatch, num_rows
+):
+  """Rows split like a batch, and a single one that every device holds."""
+  monkeypatch.setitem(
+    grouped_matmul.BACKENDS,
+    "emulated",
+    functools.partial(megablox_tpu.grouped_matmul, interpret=True),
+  )
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(num_rows, 3, 8)).astype(np.float32)
+  experts = rng.integers(0, 5, (num_rows, 3, 2))  # 4 stands for none
+  weights = rng.random((num_rows, 3, 2)).astype(np.float32)
+  kernels = {
+    name: rng.normal(size=shape).astype(np.float32)
+    for name, shape in (("up", (4, 8, 6)), ("down", (4, 6, 8)))
+  }
+
+  def both(backend):
+    def total(x, weights, kernels):
+      mixed = moe.dropless(
+        x, experts, weights, kernels, jax.nn.gelu, backend=backend
+      )
+      return jnp.sum(mixed * jnp.cos(mixed)), mixed
+
+    gradient = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)
+    return jax.jit(gradient)(x, weights, kernels)
+
+  want = both("reference")
+  with jax.set_mesh(_mesh((2, 1, 2, 2))):
+    found = both("emulated")
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    found,
+    want,
+  )
+
+
+def test_a_mesh_that_does_not_divide_the_experts_is_refused():
+  model, params = _decoder(MOE)
+  with pytest.raises(
+    ValueError, match="expert = 4 is not divisible by the 'expert' axis of 8"
+  ):
+    rules.named_shardings(_mesh((1, 1, 8, 1)), model.logical_axes(), params)
 
 
 def test_a_configuration_survives_its_checkpoint():

@@ -14,7 +14,9 @@ def _mesh(data=2, fsdp=2, tensor=2):
 
 
 def test_mesh_axes_have_the_sizes_given():
-  assert dict(_mesh(1, 4, 2).shape) == {"data": 1, "fsdp": 4, "tensor": 2}
+  shape = {"data": 1, "fsdp": 2, "expert": 2, "tensor": 2}
+  assert dict(mesh_lib.make_mesh(shape).shape) == shape
+  assert dict(_mesh(1, 4, 2).shape) == {**shape, "fsdp": 4, "expert": 1}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,8 @@ def test_constraints_lay_out_activations_where_there_is_a_mesh():
   with jax.set_mesh(_mesh()):
     placed = jax.jit(lambda x: rules.constrain(x, axes))(x)
     one_row = jax.jit(lambda x: rules.constrain(x, axes))(x[:1])
-  assert placed.sharding.spec == PartitionSpec(rules.BATCH_AXES, None, "tensor")
+  # Without "expert", whose size is 1.
+  assert placed.sharding.spec == PartitionSpec(("data", "fsdp"), None, "tensor")
   assert placed.addressable_shards[0].data.shape == (2, 3, 2)
   assert one_row.addressable_shards[0].data.shape == (1, 3, 2)
 

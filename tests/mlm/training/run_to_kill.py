@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.checkpoints import manager
+from mlm.sharding import mesh as mesh_lib
 from mlm.training import loop, losses, optimizers
 from mlm.training import state as train_state
 from mlm.training import step as train_step
@@ -35,7 +36,7 @@ def train(
   output,
   *,
   before_batch=lambda step: None,
-  mesh_shape=(1, 1, 1),
+  mesh_shape=(1, 1, 1, 1),
   loss_scale=lambda step: 1.0,
   num_steps=NUM_STEPS,
   batch_size=8,
@@ -44,7 +45,7 @@ def train(
   """Trains, or resumes; returns the final state."""
   tiny = _tiny()
   devices = jax.devices()[: math.prod(mesh_shape)]
-  mesh = Mesh(np.reshape(devices, mesh_shape), ("data", "fsdp", "tensor"))
+  mesh = Mesh(np.reshape(devices, mesh_shape), mesh_lib.AXES)
   optimizer = optimizers.adamw(
     learning_rate=optimizers.warmup_cosine(
       peak=1e-2, warmup_steps=3, num_steps=NUM_STEPS, final_fraction=0.1

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.models import decoder
+from mlm.sharding import mesh as mesh_lib
 from mlm.training import losses, optimizers
 from mlm.training import state as train_state
 from mlm.training import step as train_step
@@ -18,9 +19,10 @@ ONE_DEVICE = (1, 1, 1)
 
 
 def _mesh(shape):
-  """Over as many of the eight devices as the shape needs."""
+  """Over as many of the eight devices as (data, fsdp, tensor) need."""
   devices = jax.devices()[: math.prod(shape)]
-  return Mesh(np.reshape(devices, shape), ("data", "fsdp", "tensor"))
+  data, fsdp, tensor = shape
+  return Mesh(np.reshape(devices, (data, fsdp, 1, tensor)), mesh_lib.AXES)
 
 
 def _optimizer(max_grad_norm=1.0):
