@@ -97,27 +97,26 @@ def summary(logits: np.ndarray) -> dict:
   return {name: np.round(x, 6).tolist() for name, x in kept.items()}
 
 
-def _model(case: str):
+def make_model(network_name: str, sizes: dict, **more):
+  """An mT5 of t5x with its Adafactor and loss, float32, without dropout."""
   import importlib
 
   import jax.numpy as jnp
   import seqio
   from t5x import adafactor, models
 
-  network_name, is_scanned = CASES[case]
   network = importlib.import_module(f"t5x.examples.{network_name}.network")
-  more = {"scan_layers": is_scanned} if network_name == "scalable_t5" else {}
   module = network.Transformer(
     network.T5Config(
-      **SIZES,
+      **sizes,
+      **more,
       dtype=jnp.float32,
       mlp_activations=("gelu", "linear"),
       dropout_rate=0.0,
       logits_via_embedding=False,
-      **more,
     )
   )
-  vocabulary = seqio.PassThroughVocabulary(SIZES["vocab_size"])
+  vocabulary = seqio.PassThroughVocabulary(sizes["vocab_size"])
   return models.EncoderDecoderModel(
     module=module,
     input_vocabulary=vocabulary,
@@ -129,6 +128,23 @@ def _model(case: str):
     ),
     z_loss=1e-4,
   )
+
+
+def learning_rate():
+  """mT5's schedule, by t5x."""
+  from t5x import utils
+
+  return utils.create_learning_rate_scheduler(
+    factors="constant * rsqrt_decay",
+    base_learning_rate=1.0,
+    warmup_steps=10000,
+  )
+
+
+def _model(case: str):
+  network_name, is_scanned = CASES[case]
+  more = {"scan_layers": is_scanned} if network_name == "scalable_t5" else {}
+  return make_model(network_name, SIZES, **more)
 
 
 def _state(model, draw):
@@ -158,18 +174,13 @@ def _measure(case: str, checkpoints: str | None) -> dict:
 
   import jax
   from flax import core, traverse_util
-  from t5x import trainer, utils
+  from t5x import trainer
 
   model = _model(case)
   state = _state(model, weights)
   if checkpoints:
     _save(model, state, os.path.join(checkpoints, case))
   logits = model._compute_logits(state.params, batch(), dropout_rng=None)
-  learning_rate = utils.create_learning_rate_scheduler(
-    factors="constant * rsqrt_decay",
-    base_learning_rate=1.0,
-    warmup_steps=10000,
-  )
   step = jax.jit(
     functools.partial(
       trainer.train_with_lr,
@@ -181,7 +192,7 @@ def _measure(case: str, checkpoints: str | None) -> dict:
   losses = []
   for i in range(NUM_STEPS):
     state, metrics = step(
-      state, jax.tree.map(jax.numpy.asarray, batch()), learning_rate(i)
+      state, jax.tree.map(jax.numpy.asarray, batch()), learning_rate()(i)
     )
     losses.append(float(metrics["loss"].total))
   return {

@@ -22,8 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
-from mlm.checkpoints import tables, t5x_tables
-from mlm.models import encdec
+from mlm.checkpoints import t5x_tables, tables
+from mlm.models import encdec, families
 
 _PARAMS = "target"
 _VERSION = 3  # of the legacy format
@@ -232,7 +232,7 @@ def from_t5x(
 
 def write(
   folder: str,
-  config: encdec.EncoderDecoderConfig,
+  config: families.Config,
   params: Mapping[str, Any],
   *,
   dtype: str,
@@ -251,15 +251,16 @@ def write(
   Raises:
     ValueError: if t5x's networks lack what the configuration has.
   """
-  differing = {
-    name: getattr(config, name)
-    for name, value in _FIXED.items()
-    if getattr(config, name) != value
-  }
-  if differing or config.num_buckets != 32:
+  if not isinstance(config, encdec.EncoderDecoderConfig):
     raise ValueError(
-      f"t5x's networks have 32 buckets and {_FIXED}, the model "
-      f"{config.num_buckets} and {differing}; export it in another format"
+      "t5x's format is here for encoder–decoders; export a decoder in another"
+    )
+  needed = {**_FIXED, "num_buckets": 32}
+  found = {name: getattr(config, name) for name in needed}
+  if found != needed:
+    raise ValueError(
+      f"the model has {found}, t5x's networks {needed}; export it in another "
+      "format"
     )
   rows = t5x_tables.rows(
     is_scanned=config.relative_bias == "layer",

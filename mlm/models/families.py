@@ -14,6 +14,11 @@ def build(config: Config) -> decoder.Model | encdec.EncoderDecoder:
   return module.build(config)
 
 
+def logical_axes(config: Config) -> Any:
+  """Tree like params of tuples of logical axis names, of either kind."""
+  return build(config).logical_axes()
+
+
 def config_of(fields: Mapping[str, Any]) -> Config:
   """The configuration whose fields a checkpoint's metadata holds.
 

@@ -134,7 +134,7 @@ def test_names_and_shapes_are_those_of_t5x_and_come_back(case):
   )
 
 
-@pytest.mark.parametrize("case", parity.CASES)
+@pytest.mark.parametrize("case", ["t5", "scalable_t5"])
 def test_logits_and_losses_of_eight_adafactor_steps_are_those_of_t5x(case):
   """Float32 against float32, in another order of sums."""
   tensors = _tensors(case)
