@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,10 +14,11 @@ from mlm.sharding import mesh as mesh_lib
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 
 
-def _source(folder, case):
+def _source(folder, case, **changes):
   """A folder as published: config.json and files of at most 20,000 bytes."""
+  config_json = {**parity.CONFIGS[case], **changes}
   config = hugging_face.read_config(
-    parity.CONFIGS[case], activation_dtype="float32", remat="none"
+    config_json, activation_dtype="float32", remat="none"
   )
   shapes = hugging_face.shapes(config)
   safetensors.write(
@@ -26,7 +28,7 @@ def _source(folder, case):
     dtype="float32",
     shard_bytes=20_000,
   )
-  (folder / "config.json").write_text(json.dumps(parity.CONFIGS[case]))
+  (folder / "config.json").write_text(json.dumps(config_json))
 
 
 def _import(source, output, tokenizer=""):
@@ -46,7 +48,11 @@ def test_what_is_imported_is_exported_again(tmp_path, case):
   _source(source, case)
   _import(source, ours)
   export_checkpoint.export_checkpoint(
-    initial=str(ours), output=str(theirs), mesh_shape=MESH, dtype="float32"
+    initial=str(ours),
+    output=str(theirs),
+    format="hugging_face",
+    mesh_shape=MESH,
+    dtype="float32",
   )
   want, got = (safetensors.read(str(folder)) for folder in (source, theirs))
   assert list(got) == list(want)
@@ -54,6 +60,33 @@ def test_what_is_imported_is_exported_again(tmp_path, case):
     np.testing.assert_array_equal(got[name], want[name])
   written = json.loads((theirs / "config.json").read_text())
   assert {**written, **parity.CONFIGS[case]} == written
+
+
+def test_an_mt5_goes_to_t5x_and_comes_back(tmp_path):
+  source, ours, theirs, again = (
+    tmp_path / x for x in ("source", "ours", "theirs", "again")
+  )
+  _source(
+    source,
+    "mt5",
+    relative_attention_num_buckets=32,  # as t5x's networks have them
+    relative_attention_max_distance=128,
+  )
+  _import(source, ours)
+  arguments = dict(
+    initial=str(ours), output=str(theirs), mesh_shape=MESH, dtype="float32"
+  )
+  with pytest.raises(ValueError, match="choose hugging_face, t5x"):
+    export_checkpoint.export_checkpoint(format="t5", **arguments)
+  export_checkpoint.export_checkpoint(format="t5x", **arguments)
+  _import(theirs / "checkpoint_0", again)
+  mesh = mesh_lib.make_mesh(MESH)
+  (config, _, want), (same, _, got) = (
+    training_run.open_model(str(x), mesh=mesh, metadata={})
+    for x in (ours, again)
+  )
+  assert same == config
+  jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def test_jobs_open_an_imported_decoder_with_its_tokenizer_alone(tmp_path):
