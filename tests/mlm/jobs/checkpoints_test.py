@@ -81,9 +81,8 @@ def test_an_mt5_goes_to_t5x_and_comes_back(tmp_path):
   export_checkpoint.export_checkpoint(format="t5x", **arguments)
   _import(theirs / "checkpoint_0", again)
   mesh = mesh_lib.make_mesh(MESH)
-  (config, _, want), (same, _, got) = (
-    training_run.open_model(str(x), mesh=mesh, metadata={})
-    for x in (ours, again)
+  (config, _, _, want), (same, _, _, got) = (
+    models.open_model(str(x), mesh=mesh, metadata={}) for x in (ours, again)
   )
   assert same == config
   jax.tree.map(np.testing.assert_array_equal, got, want)
