@@ -27,7 +27,8 @@ from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm import run as launcher
 from mlm.checkpoints import manager
 from mlm.evaluation import bits_per_byte
-from mlm.jobs import training_run
+from mlm.jobs import models
+from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.text import documents
 from mlm.tokenizers import initialization, load, special, static_vectors
@@ -100,7 +101,7 @@ def _score(model_dir: str, tokenizer: str, corpus: str) -> dict:
   """code -> bits_per_byte.Score of its validation text."""
   mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
   processor = load.load(tokenizer)
-  _, model, params = training_run.open_decoder(
+  _, model, params = models.open_decoder(
     model_dir,
     mesh=mesh,
     tokenizer_sha256=load.read_card(tokenizer)["model_sha256"],
@@ -121,6 +122,7 @@ def _score(model_dir: str, tokenizer: str, corpus: str) -> dict:
         encode=processor.encode,
         eos_id=special.EOS_ID,
         sequence_logprobs=lambda batch: logprobs(params, place(batch)),
+        language_id=registry.index(code),
         length=256,
         batch_size=8,
       )
@@ -129,7 +131,7 @@ def _score(model_dir: str, tokenizer: str, corpus: str) -> dict:
 
 def _print_ranks(model_dir: str, tokenizer: str) -> None:
   """What the table of a model loses, and saves, as two factors."""
-  _, _, params = training_run.open_decoder(
+  _, _, params = models.open_decoder(
     model_dir,
     mesh=mesh_lib.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}),
     tokenizer_sha256=load.read_card(tokenizer)["model_sha256"],
@@ -228,7 +230,7 @@ def main() -> None:
       SEED=options.seed,
       **macros,
     )
-    metadata = manager.read_metadata(training_run.checkpoints_of(at(slug)))
+    metadata = manager.read_metadata(models.checkpoints_of(at(slug)))
     _job(
       "pretrain",
       f"{QUICKSTART}/pretrain.gin",

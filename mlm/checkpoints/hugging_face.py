@@ -4,14 +4,14 @@ By the tables of `hugging_face_tables`. Reading and writing both check that no
 name is missing and none is left over.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from mlm.checkpoints.hugging_face_tables import FAMILIES, HEAD, Row
+from mlm.checkpoints import tables
+from mlm.checkpoints.hugging_face_tables import FAMILIES, HEAD
 from mlm.models import families
 
 
@@ -189,70 +189,36 @@ def write_config(config: families.Config) -> dict[str, Any]:
   return written
 
 
-def _abstract(config: families.Config) -> Any:
-  return jax.eval_shape(families.build(config).init, jax.random.key(0))
-
-
-def _flat(params: Any) -> dict[str, Any]:
-  """{path: leaf} of our params."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
-  }
-
-
-def _tensors(
-  config: families.Config,
-) -> Iterator[tuple[str, Row, tuple, list]]:
-  """(name, row, place in what is stacked, shapes of ours) of their tensors.
-
-  The place is (), (layer,) or (layer, expert).
-  """
-  paths = _flat(_abstract(config))
-  for row in FAMILIES[family_of(config)].rows:
-    if row is HEAD and "unembedding" not in paths:
-      continue  # tied
-    leaves = [paths[path] for path in row.ours]
-    depth = row.theirs.count("{}")
-    one = [jax.ShapeDtypeStruct(x.shape[depth:], x.dtype) for x in leaves]
-    for place in np.ndindex(leaves[0].shape[:depth]):
-      yield row.theirs.format(*place), row, place, one
+def _table(config: families.Config) -> tuple[list[tables.Row], Any]:
+  """Rows of the model type, and shapes of our params."""
+  abstract = jax.eval_shape(families.build(config).init, jax.random.key(0))
+  is_tied = "unembedding" not in abstract
+  rows = FAMILIES[family_of(config)].rows
+  return [row for row in rows if not (row is HEAD and is_tied)], abstract
 
 
 def shapes(config: families.Config) -> dict[str, tuple[int, ...]]:
   """{name: shape} of all their tensors of a configuration."""
-  found, of_row = {}, {}
-  for name, row, _, ours in _tensors(config):
-    if row.theirs not in of_row:  # all layers are alike
-      written = jax.eval_shape(lambda *x, row=row: row.layout.write(x), *ours)
-      of_row[row.theirs] = written.shape
-    found[name] = of_row[row.theirs]
-  return found
+  return tables.shapes(*_table(config))
 
 
-def _checked(tensors, config: families.Config) -> dict[str, str]:
-  """{our spelling: theirs}; raises ValueError unless all fit."""
+def _checked(tensors, config: families.Config) -> dict[str, np.ndarray]:
+  """Tensors by our spelling; raises ValueError unless all fit."""
   family = FAMILIES[family_of(config)]
   expected = shapes(config)
-  spelling = {
+  spelled = {
     name
     if name.startswith(family.prefix) or name in expected
-    else family.prefix + name: name
-    for name in tensors
+    else family.prefix + name: tensor
+    for name, tensor in tensors.items()
   }
   copies = {x: y for x, y in family.copies.items() if x not in expected}
-  known = {*expected, *copies, *family.ignored}
-  problems = [f"missing {name}" for name in expected if name not in spelling]
-  problems += [f"unexpected {x}" for x in spelling if x not in known]
-  for name, shape in expected.items():
-    if name in spelling and tuple(tensors[spelling[name]].shape) != shape:
-      found = list(tensors[spelling[name]].shape)
-      problems.append(f"{name} has shape {found}, needed {list(shape)}")
+  problems = tables.problems(
+    spelled, expected, optional=(*copies, *family.ignored)
+  )
   if not problems:
     for copy, name in copies.items():
-      if copy in spelling and not np.array_equal(
-        tensors[spelling[copy]], tensors[spelling[name]]
-      ):
+      if copy in spelled and not np.array_equal(spelled[copy], spelled[name]):
         problems.append(f"{copy} differs from {name}, which it must repeat")
   if problems:
     raise ValueError(
@@ -260,7 +226,7 @@ def _checked(tensors, config: families.Config) -> dict[str, str]:
       + "\n  ".join(problems)
       + "\nuse the config.json that lies beside them"
     )
-  return spelling
+  return spelled
 
 
 def from_hugging_face(
@@ -268,47 +234,18 @@ def from_hugging_face(
 ) -> Any:
   """Our params, float32, of their tensors.
 
-  A device asks for its part of a param alone, and of the tensors that part is
-  all that is read; so tensors may lie on a disk and be larger than the memory.
-
   Args:
     config: of `read_config`.
-    tensors: name -> array of any float dtype.
+    tensors: name -> array of any float dtype; may lie on a disk and be larger
+      than the memory, see `tables.read`.
     shardings: tree like params of where each is to live.
 
   Raises:
     ValueError: with a line for every name that is missing or unexpected, and
       every wrong shape.
   """
-  spelling = _checked(tensors, config)
-  # path -> place -> what it is made of.
-  sources: dict[str, dict] = {}
-  for name, row, place, leaves in _tensors(config):
-    for part, (path, leaf) in enumerate(zip(row.ours, leaves, strict=True)):
-      source = (tensors[spelling[name]], row.layout, part, leaf.shape)
-      sources.setdefault(path, {})[place] = source
-
-  def one(source, index):
-    tensor, layout, part, shape = source
-    return np.asarray(layout.read(tensor, shape)[part][index], np.float32)
-
-  def param(path, leaf, sharding):
-    of_path = sources[jax.tree_util.keystr(path, simple=True, separator="/")]
-    depth = len(next(iter(of_path)))
-
-    def read(index):
-      places = [
-        range(*stacked.indices(size))
-        for stacked, size in zip(index[:depth], leaf.shape)
-      ]
-      parts = [
-        one(of_path[x], index[depth:]) for x in itertools.product(*places)
-      ]
-      return np.reshape(parts, (*map(len, places), *parts[0].shape))
-
-    return jax.make_array_from_callback(leaf.shape, sharding, read)
-
-  return jax.tree_util.tree_map_with_path(param, _abstract(config), shardings)
+  spelled = _checked(tensors, config)
+  return tables.read(*_table(config), spelled, shardings=shardings)
 
 
 def to_hugging_face(
@@ -320,7 +257,4 @@ def to_hugging_face(
     config: that the params are of.
     params: ours; one leaf at a time is brought to the host.
   """
-  flat = _flat(params)
-  for name, row, place, _ in _tensors(config):
-    ours = [flat[path][place] if place else flat[path] for path in row.ours]
-    yield name, np.ascontiguousarray(row.layout.write([*map(np.asarray, ours)]))
+  return tables.write(_table(config)[0], params)

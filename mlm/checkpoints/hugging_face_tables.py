@@ -1,31 +1,18 @@
 """Tables: Hugging Face's names and settings, and what of ours they are.
 
-A `Family` is one of their model types. Every name of theirs and every param of
-ours stands in its table once. Their kernels are [outputs, inputs]; ours are
-[inputs, outputs] with the heads apart, stacked over layers. "{}" in a name is
-the number of the layer, a second one that of the expert.
+A `Family` is one of their model types. Their kernels are [outputs, inputs]; ours
+are [inputs, outputs] with the heads apart, stacked over layers.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from mlm.checkpoints.tables import Layout, Row
 from mlm.models import decoder, encdec
-
-
-class Layout(NamedTuple):
-  """How one of their tensors holds params of ours, for one layer.
-
-  Attributes:
-    read: (theirs, shape of ours) -> list of ours.
-    write: list of ours -> theirs.
-  """
-
-  read: Callable[[np.ndarray, tuple], list]
-  write: Callable[[list], np.ndarray]
 
 
 def _kernel(num_inputs: int) -> Layout:
@@ -57,14 +44,6 @@ _IN = _kernel(1)
 _OUT = _kernel(2)
 # BLOOM's queries, keys and values in one matrix, head by head.
 _FUSED = Layout(_read_fused, _write_fused)
-
-
-class Row(NamedTuple):
-  """One of their names and what of ours it holds."""
-
-  theirs: str
-  ours: tuple[str, ...]
-  layout: Layout
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,9 @@ def token_rows(
       yield np.asarray(tokens[start : start + length], np.int32)
 
 
-def _batch(rows: list[np.ndarray], batch_size: int, length: int) -> dict:
+def _batch(
+  rows: list[np.ndarray], batch_size: int, length: int, language_id: int
+) -> dict:
   """A batch of one segment a row, padded to [batch_size, length]."""
   targets = np.zeros((batch_size, length), np.int32)
   segments = np.zeros((batch_size, length), np.int32)
@@ -62,6 +64,7 @@ def _batch(rows: list[np.ndarray], batch_size: int, length: int) -> dict:
       np.arange(length, dtype=np.int32), (batch_size, 1)
     ),
     "decoder_segment_ids": segments,
+    "decoder_language_ids": np.full_like(targets, language_id),
   }
 
 
@@ -71,6 +74,7 @@ def score_documents(
   encode: Callable[[str], list[int]],
   eos_id: int,
   sequence_logprobs: Callable[[dict], jax.Array],
+  language_id: int,
   length: int,
   batch_size: int,
 ) -> Score:
@@ -84,6 +88,7 @@ def score_documents(
     encode: text -> token ids without EOS.
     eos_id: appended to each document.
     sequence_logprobs: batch -> float32 [B] summed log-probability in nats.
+    language_id: index of the language in the registry.
     length: T.
     batch_size: B.
 
@@ -96,7 +101,9 @@ def score_documents(
   rows = list(token_rows(tokenized, length=length))
   nats = 0.0
   for start in range(0, len(rows), batch_size):
-    batch = _batch(rows[start : start + batch_size], batch_size, length)
+    batch = _batch(
+      rows[start : start + batch_size], batch_size, length, language_id
+    )
     nats -= float(np.sum(np.asarray(sequence_logprobs(batch), np.float64)))
   return Score(
     documents=len(texts),

@@ -13,7 +13,7 @@ from mlm.checkpoints import manager
 from mlm.data import prompts
 from mlm.decoding import rollouts
 from mlm.instructions import records as records_lib
-from mlm.jobs import train_reward_model, training_run
+from mlm.jobs import models, train_reward_model, training_run
 from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
@@ -40,7 +40,7 @@ def open_score(
   )
   axes = {"decoder": model.logical_axes(), "score": ("embed",)}
   params = manager.restore_params(
-    training_run.checkpoints_of(directory),
+    models.checkpoints_of(directory),
     train_state.with_shardings(
       abstract, rules.named_shardings(mesh, axes, abstract)
     ),
@@ -142,7 +142,7 @@ def align_rloo(
       ),
     }
 
-  config, model, reference = training_run.open_decoder(
+  config, model, reference = models.open_decoder(
     initial, mesh=mesh, tokenizer_sha256=sha256
   )
   backend = linear_cross_entropy.default_backend()
@@ -178,10 +178,12 @@ def align_rloo(
   )
   training_run.run(
     output=output,
-    init=model.init,
-    # The first update is given the policy's own buffers to overwrite.
-    params=jax.tree.map(lambda x: x.copy(), reference),
-    logical_axes=model.logical_axes(),
+    part=models.Part(
+      init=model.init,
+      # The first update is given the policy's own buffers to overwrite.
+      params=jax.tree.map(lambda x: x.copy(), reference),
+      logical_axes=model.logical_axes(),
+    ),
     loss_fn=rloo.rloo_loss(
       model.apply, backend=backend, num_languages=registry.NUM_LANGUAGES
     ),
@@ -193,7 +195,7 @@ def align_rloo(
     checkpoint_period=checkpoint_period,
     log_period=log_period,
     metadata={
-      **training_run.model_metadata(config, sha256),
+      **models.metadata_of(config, sha256),
       "reward_weights": reward_weights,
       "kl_coefficient": kl_coefficient,
       "samples_per_prompt": samples_per_prompt,

@@ -11,7 +11,7 @@ from mlm.data import prompts
 from mlm.decoding import rollouts
 from mlm.evaluation import bits_per_byte, judge, tables, win_rate
 from mlm.instructions import records as records_lib
-from mlm.jobs import align_rloo, training_run
+from mlm.jobs import align_rloo, models
 from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.text import documents
@@ -79,23 +79,21 @@ def evaluate(
   backend = linear_cross_entropy.default_backend()
   place = step.make_place(mesh)
 
-  def open_model(directory):
-    return training_run.open_decoder(
-      directory, mesh=mesh, tokenizer_sha256=sha256
-    )
-
-  config, model, params = open_model(pretrained)
+  opened = models.open_model(
+    pretrained, mesh=mesh, metadata={"tokenizer_sha256": sha256}
+  )
+  models.check_decoder(pretrained, opened.config)
   logprobs = mesh_lib.jit(
     lambda params, batch: losses.sequence_logprobs(
-      model.apply, params, batch, backend=backend
+      opened.model.apply, params, batch, backend=backend
     )
   )
   results = {
     "bits_per_byte": _bits_per_byte(
       corpus,
       processor,
-      lambda batch: logprobs(params, place(batch)),
-      vocab_size=config.vocab_size,
+      lambda batch: logprobs(opened.params, place(batch)),
+      vocab_size=opened.config.vocab_size,
       length=sequence_length,
       batch_size=batch_size,
       max_documents=max_documents,
@@ -107,7 +105,11 @@ def evaluate(
     if r["task"] in tasks
   ]
   rows = generation.spread_over_languages(rows, max_prompts)
-  policies = {"sft": open_model(finetuned)[2], "rloo": open_model(aligned)[2]}
+  policies = {}
+  for name, directory in (("sft", finetuned), ("rloo", aligned)):
+    config, model, policies[name] = models.open_decoder(
+      directory, mesh=mesh, tokenizer_sha256=sha256
+    )
   sample = rollouts.make_sampler(
     model,
     response_length=response_length,
@@ -214,6 +216,7 @@ def _bits_per_byte(
       encode=processor.encode,
       eos_id=special.EOS_ID,
       sequence_logprobs=sequence_logprobs,
+      language_id=registry.index(code),
       length=length,
       batch_size=batch_size,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlm.checkpoints import manager
 from mlm.checkpoints import params as params_lib
-from mlm.jobs import training_run
+from mlm.jobs import models
 from mlm.models import decoder
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
@@ -52,7 +52,7 @@ def extend_model(
   if vocab_multiple < 1:
     raise ValueError(f"vocab_multiple {vocab_multiple} must be at least 1")
   base_sha256 = load.read_card(base)["model_sha256"]
-  checkpoints = training_run.checkpoints_of(initial)
+  checkpoints = models.checkpoints_of(initial)
   found = manager.read_metadata(checkpoints)
   params_lib.check_metadata(
     {"tokenizer_sha256": found["tokenizer_sha256"]},
@@ -69,10 +69,10 @@ def extend_model(
   )
   sha256 = load.read_card(tokenizer)["model_sha256"]
   checkpointer = manager.Checkpointer(
-    training_run.checkpoints_of(output),
+    models.checkpoints_of(output),
     keep=1,
     metadata={
-      **training_run.model_metadata(config, sha256),
+      **models.metadata_of(config, sha256),
       "base_tokenizer_sha256": base_sha256,
       "initialization": {
         "method": type(initialization).__name__,
@@ -84,7 +84,7 @@ def extend_model(
   try:
     if checkpointer.latest_step() is None:
       weights = initialization(old, new)
-      _, _, params = training_run.open_decoder(
+      _, _, params = models.open_decoder(
         initial, mesh=mesh, tokenizer_sha256=base_sha256
       )
       drawn = weights.shape[0] - np.count_nonzero(np.diff(weights.indptr))

@@ -1,6 +1,7 @@
 """Job: supervised fine-tuning on packed rows of cached examples."""
 
 import dataclasses
+import functools
 import logging
 import os
 
@@ -14,8 +15,9 @@ from mlm.data import (
   sampling,
 )
 from mlm.data import schedule as schedule_lib
-from mlm.jobs import training_run
+from mlm.jobs import models, training_run
 from mlm.languages import registry
+from mlm.models import adapters as adapters_lib
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load
@@ -34,6 +36,7 @@ def finetune(
   batch_size: int,
   sequence_length: int,
   too_long: str,
+  adapters: adapters_lib.AdapterConfig | None,
   num_steps: int,
   sampler: example_mixture.Sampler,
   z_loss: float,
@@ -54,6 +57,7 @@ def finetune(
     sequence_length: tokens a row, into which whole examples are packed.
     too_long: of `packing.PackedRows`: "refuse" or "truncate" examples that no
       row can hold.
+    adapters: those to train over the model; None to train the model.
     num_steps: updates.
     sampler: of `mlm.data.example_mixture`, shares of the examples.
     z_loss: weight of the squared log-normalizer.
@@ -103,19 +107,22 @@ def finetune(
     ),
     places=rules.local_rows(mesh, batch_size),
   )
-  config, model, params = training_run.open_decoder(
-    initial, mesh=mesh, tokenizer_sha256=sha256
+  opened = models.open_model(
+    initial, mesh=mesh, metadata={"tokenizer_sha256": sha256}
   )
+  models.check_decoder(initial, opened.config)
+  part = models.trained_part(initial, opened, adapters)
   training_run.run(
     output=output,
-    init=model.init,
-    params=params,
-    logical_axes=model.logical_axes(),
-    loss_fn=losses.cross_entropy_loss(
-      model.apply,
-      z_loss=z_loss,
-      backend=linear_cross_entropy.default_backend(),
-      num_languages=registry.NUM_LANGUAGES,
+    part=part,
+    loss_fn=losses.with_frozen(
+      functools.partial(
+        losses.cross_entropy_loss,
+        z_loss=z_loss,
+        backend=linear_cross_entropy.default_backend(),
+        num_languages=registry.NUM_LANGUAGES,
+      ),
+      part.apply,
     ),
     optimizer=optimizer,
     mesh=mesh,
@@ -132,7 +139,7 @@ def finetune(
     checkpoint_period=checkpoint_period,
     log_period=log_period,
     metadata={
-      **training_run.model_metadata(config, sha256),
+      **models.metadata_of(opened.config, sha256),
       "batch_size": batch_size,
       "sequence_length": sequence_length,
       "rates": rates,

@@ -1,4 +1,4 @@
-"""Job: a checkpoint of ours from a model of Hugging Face."""
+"""Job: a checkpoint of ours from a model of Hugging Face or of t5x."""
 
 import json
 import os
@@ -6,8 +6,8 @@ import os
 import jax
 import jax.numpy as jnp
 
-from mlm.checkpoints import hugging_face, manager, safetensors
-from mlm.jobs import training_run
+from mlm.checkpoints import hugging_face, manager, safetensors, t5x
+from mlm.jobs import models
 from mlm.models import families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
@@ -24,13 +24,12 @@ def import_checkpoint(
   activation_dtype: str,
   remat: str,
 ) -> None:
-  """Reads config.json and safetensors files; writes a checkpoint at step 0.
-
-  Each device reads its part of the files.
+  """Reads a model's files; writes a checkpoint at step 0.
 
   Args:
     source: folder with config.json and safetensors files, of the model types in
-      `mlm.checkpoints.hugging_face_tables`.
+      `mlm.checkpoints.hugging_face_tables`; or a folder checkpoint_<step> of
+      t5x, of T5 1.1, mT5 or umT5.
     tokenizer: directory of the tokenizer that the model was trained with; "" if
       it is not one of ours, and then jobs that read text refuse the model.
     output: directory for checkpoints.
@@ -39,22 +38,27 @@ def import_checkpoint(
     remat: "none", "minimal" or "full", of the jobs that follow.
   """
   mesh = mesh_lib.make_mesh(mesh_shape)
-  with open(os.path.join(source, "config.json")) as f:
-    config = hugging_face.read_config(
-      json.load(f), activation_dtype=activation_dtype, remat=remat
-    )
+  fields = {"activation_dtype": activation_dtype, "remat": remat}
+  if t5x.is_checkpoint(source):
+    tensors, from_tensors = t5x.read(source), t5x.from_t5x
+    config = t5x.read_config(tensors, **fields)
+  else:
+    from_tensors = hugging_face.from_hugging_face
+    with open(os.path.join(source, "config.json")) as f:
+      config = hugging_face.read_config(json.load(f), **fields)
+    tensors = safetensors.read(source)
   sha256 = load.read_card(tokenizer)["model_sha256"] if tokenizer else None
   model = families.build(config)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
-  params = hugging_face.from_hugging_face(
+  params = from_tensors(
     config,
-    safetensors.read(source),
+    tensors,
     shardings=rules.named_shardings(mesh, model.logical_axes(), abstract),
   )
   checkpointer = manager.Checkpointer(
-    training_run.checkpoints_of(output),
+    models.checkpoints_of(output),
     keep=1,
-    metadata=training_run.model_metadata(config, sha256),
+    metadata=models.metadata_of(config, sha256),
   )
   try:
     checkpointer.save(0, train_state.TrainState(jnp.int32(0), params, ()))

@@ -7,7 +7,7 @@ from mlm.alignment import generation, preferences
 from mlm.data import prompts
 from mlm.decoding import rollouts
 from mlm.instructions import records as records_lib
-from mlm.jobs import training_run
+from mlm.jobs import models
 from mlm.sharding import mesh as mesh_lib
 from mlm.tokenizers import load, special
 from mlm.training import step
@@ -50,7 +50,7 @@ def make_preferences(
     return
   mesh = mesh_lib.make_mesh(mesh_shape)
   processor = load.load(tokenizer)
-  _, model, params = training_run.open_decoder(
+  _, model, params = models.open_decoder(
     policy,
     mesh=mesh,
     tokenizer_sha256=load.read_card(tokenizer)["model_sha256"],

@@ -21,8 +21,9 @@ from mlm.data import (
   phases as phases_lib,
 )
 from mlm.data import schedule as schedule_lib
-from mlm.jobs import training_run
+from mlm.jobs import models, training_run
 from mlm.languages import registry, samplers
+from mlm.models import adapters as adapters_lib
 from mlm.models import counting, decoder, families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
@@ -38,6 +39,7 @@ def pretrain(
   initial: str | None,
   output: str,
   model: families.Config,
+  adapters: adapters_lib.AdapterConfig | None,
   optimizer: Optimizer,
   mesh_shape: dict,
   batch_size: int,
@@ -61,6 +63,7 @@ def pretrain(
       same model and tokenizer; None starts with fresh params.
     output: directory for mixture.json, checkpoints and metrics.
     model: shape of the model.
+    adapters: those to train over the initial model; None to train the model.
     optimizer: of `mlm.training.optimizers`.
     mesh_shape: {"data", "fsdp", "tensor"} -> devices.
     batch_size: rows a step, over all devices.
@@ -73,6 +76,11 @@ def pretrain(
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
   """
+  if adapters is not None and initial is None:
+    raise ValueError(
+      "adapters are trained over a model, and there is none; set INITIAL to the "
+      "output directory of one"
+    )
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(batch_size, mesh)
   card = load.read_card(tokenizer)
@@ -160,23 +168,25 @@ def pretrain(
     f"{num_tokens:,} tokens in {num_steps:,} steps, {flops * num_steps * batch_size:.3g} FLOPs",
     flush=True,
   )
-  built, params = families.build(model), None
+  part = models.everything(model, None)
   if initial is not None:
-    _, built, params = training_run.open_model(
+    opened = models.open_model(
       initial,
       mesh=mesh,
-      metadata=training_run.model_metadata(model, card["model_sha256"]),
+      metadata=models.metadata_of(model, card["model_sha256"]),
     )
+    part = models.trained_part(initial, opened, adapters)
   training_run.run(
     output=output,
-    init=built.init,
-    params=params,
-    logical_axes=built.logical_axes(),
-    loss_fn=losses.cross_entropy_loss(
-      built.apply,
-      z_loss=z_loss,
-      backend=linear_cross_entropy.default_backend(),
-      num_languages=registry.NUM_LANGUAGES,
+    part=part,
+    loss_fn=losses.with_frozen(
+      functools.partial(
+        losses.cross_entropy_loss,
+        z_loss=z_loss,
+        backend=linear_cross_entropy.default_backend(),
+        num_languages=registry.NUM_LANGUAGES,
+      ),
+      part.apply,
     ),
     optimizer=optimizer,
     mesh=mesh,
@@ -193,7 +203,7 @@ def pretrain(
     checkpoint_period=checkpoint_period,
     log_period=log_period,
     metadata={
-      **training_run.model_metadata(model, card["model_sha256"]),
+      **models.metadata_of(model, card["model_sha256"]),
       "batch_size": batch_size,
       "objective": objective.settings,
       "seed": seed,
@@ -213,7 +223,7 @@ def _row_shapes(objective: objectives.Objective) -> dict[str, int]:
 
 def _check_phases(output: str, phases: list[dict]) -> None:
   """Raises ValueError if phases that a checkpoint has begun were others."""
-  directory = training_run.checkpoints_of(output)
+  directory = models.checkpoints_of(output)
   made = manager.latest_step(directory)
   if made is not None:
     before = manager.read_metadata(directory).get("phases", [])

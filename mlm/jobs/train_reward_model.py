@@ -8,7 +8,7 @@ import numpy as np
 
 from mlm.alignment import preferences, reward_model
 from mlm.instructions import records as records_lib
-from mlm.jobs import training_run
+from mlm.jobs import models, training_run
 from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
@@ -79,14 +79,16 @@ def train_reward_model(
     seed=seed,
     **lengths,
   )
-  config, model, params = training_run.open_decoder(
+  config, model, params = models.open_decoder(
     initial, mesh=mesh, tokenizer_sha256=sha256
   )
   state = training_run.run(
     output=output,
-    init=lambda key: reward_model.init(model.init(key), config.d_model),
-    params=reward_model.init(params, config.d_model),
-    logical_axes={"decoder": model.logical_axes(), "score": ("embed",)},
+    part=models.Part(
+      init=lambda key: reward_model.init(model.init(key), config.d_model),
+      params=reward_model.init(params, config.d_model),
+      logical_axes={"decoder": model.logical_axes(), "score": ("embed",)},
+    ),
     loss_fn=reward_model.bradley_terry_loss(
       model.apply,
       centering=centering,
@@ -101,7 +103,7 @@ def train_reward_model(
     checkpoint_period=checkpoint_period,
     log_period=log_period,
     metadata={
-      **training_run.model_metadata(config, sha256),
+      **models.metadata_of(config, sha256),
       "batch_size": batch_size,
       "seed": seed,
     },

@@ -1,19 +1,16 @@
-"""What the training jobs share: opening models, and running the one loop."""
+"""What the training jobs share: their batches, and running the one loop."""
 
-import dataclasses
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from mlm.checkpoints import manager
 from mlm.data import indexed, sampling
+from mlm.jobs import models
 from mlm.languages import registry
-from mlm.models import decoder, families
-from mlm.sharding import rules
 from mlm.training import loop, step
 from mlm.training import state as train_state
 from mlm.training.optimizers import Optimizer
@@ -22,65 +19,6 @@ MIXTURE_FILE = "mixture.json"  # what the data was planned to hold
 _AHEAD = 4  # batches kept ready by as many threads as help
 _WORKERS = 2
 _KEEP = 2  # the latest, and one before in case a disk fills while saving
-
-
-def checkpoints_of(output: str) -> str:
-  """The checkpoint directory of a training job's output directory."""
-  return os.path.join(output, "checkpoints")
-
-
-def open_model(
-  output: str, *, mesh: Mesh, metadata: dict
-) -> tuple[families.Config, Any, Any]:
-  """The configuration, model and params that a job wrote, params on the mesh.
-
-  Args:
-    output: output directory of pretrain, extend_model, finetune, align_rloo or
-      import_checkpoint.
-    mesh: of `mlm.sharding.mesh.make_mesh`.
-    metadata: entries that the checkpoint's must equal.
-
-  Raises:
-    FileNotFoundError: if there is no checkpoint.
-    ValueError: if metadata differs.
-  """
-  directory = checkpoints_of(output)
-  fields = manager.read_metadata(directory)["model"]
-  config = families.config_of(fields)
-  model = families.build(config)
-  abstract = jax.eval_shape(model.init, jax.random.key(0))
-  shardings = rules.named_shardings(mesh, model.logical_axes(), abstract)
-  params = manager.restore_params(
-    directory,
-    train_state.with_shardings(abstract, shardings),
-    metadata=metadata,
-  )
-  return config, model, params
-
-
-def open_decoder(
-  output: str, *, mesh: Mesh, tokenizer_sha256: str
-) -> tuple[decoder.DecoderConfig, decoder.Model, Any]:
-  """`open_model` of a decoder and its tokenizer.
-
-  Args:
-    output: as for `open_model`.
-    mesh: of `mlm.sharding.mesh.make_mesh`.
-    tokenizer_sha256: of the tokenizer in use; must be the checkpoint's.
-
-  Raises:
-    FileNotFoundError: if there is no checkpoint.
-    ValueError: if the tokenizer is another one, or the model an
-      encoder–decoder.
-  """
-  config, model, params = open_model(
-    output, mesh=mesh, metadata={"tokenizer_sha256": tokenizer_sha256}
-  )
-  if not isinstance(config, decoder.DecoderConfig):
-    raise ValueError(
-      f"{output} holds an encoder–decoder; this job needs a decoder-only model"
-    )
-  return config, model, params
 
 
 def mixture_source(
@@ -133,9 +71,7 @@ def mixture_source(
 def run(
   *,
   output: str,
-  init: Callable,
-  params: Any,
-  logical_axes: Any,
+  part: models.Part,
   loss_fn: Callable,
   optimizer: Optimizer,
   mesh: Mesh,
@@ -152,9 +88,7 @@ def run(
 
   Args:
     output: directory for metrics.jsonl and checkpoints.
-    init: key -> params.
-    params: initial params; None to use init.
-    logical_axes: tree like params.
+    part: what is trained.
     loss_fn: (params, frozen, batch, key) -> (scalar, metrics).
     optimizer: of `mlm.training.optimizers`.
     mesh: of `mlm.sharding.mesh.make_mesh`.
@@ -163,14 +97,17 @@ def run(
     seed: of the initial params and the steps.
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
-    metadata: what must not change over the life of the run.
+    metadata: what must not change over the life of the run, beside the part's.
     changing: of `mlm.checkpoints.manager.Checkpointer`.
     place: of `mlm.training.step`; None where the source gives whole batches.
   """
-  abstract = train_state.abstract(init=init, optimizer=optimizer)
-  shardings = train_state.state_shardings(mesh, logical_axes, abstract)
+  abstract = train_state.abstract(init=part.init, optimizer=optimizer)
+  shardings = train_state.state_shardings(mesh, part.logical_axes, abstract)
   checkpointer = manager.Checkpointer(
-    checkpoints_of(output), keep=_KEEP, metadata=metadata, changing=changing
+    models.checkpoints_of(output),
+    keep=_KEEP,
+    metadata={**metadata, **part.metadata},
+    changing=changing,
   )
   try:
     if checkpointer.latest_step() is not None:
@@ -178,13 +115,13 @@ def run(
       state = checkpointer.restore(
         train_state.with_shardings(abstract, shardings)
       )
-    elif params is not None:
+    elif part.params is not None:
       state = train_state.from_params(
-        params=params, optimizer=optimizer, shardings=shardings
+        params=part.params, optimizer=optimizer, shardings=shardings
       )
     else:
       state = train_state.create(
-        init=init,
+        init=part.init,
         optimizer=optimizer,
         key=jax.random.key(seed),
         shardings=shardings,
@@ -199,7 +136,7 @@ def run(
         mesh=mesh,
         state_shardings=shardings,
       ),
-      frozen=None,
+      frozen=part.frozen,
       num_steps=num_steps,
       seed=seed,
       checkpointer=checkpointer,
@@ -210,13 +147,3 @@ def run(
     )
   finally:
     checkpointer.close()
-
-
-def model_metadata(
-  config: families.Config, tokenizer_sha256: str | None
-) -> dict:
-  """Metadata that every model's checkpoint carries."""
-  return {
-    "model": dataclasses.asdict(config),
-    "tokenizer_sha256": tokenizer_sha256,
-  }

@@ -15,6 +15,7 @@ import difflib
 import functools
 import pathlib
 import re
+from collections.abc import Sequence
 
 NUM_LANGUAGES = 109  # the length of every per-language metric vector
 
@@ -146,6 +147,11 @@ def index(code: str) -> int:
     return _positions()[code]
   except KeyError:
     raise _unknown("code", code) from None
+
+
+def indices(codes: Sequence[str]) -> tuple[int, ...]:
+  """`index` of each code."""
+  return tuple(index(code) for code in codes)
 
 
 def get(code: str) -> Language:

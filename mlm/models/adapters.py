@@ -9,6 +9,7 @@ Letters: B rows, T tokens, D model width, L layers, R width of an adapter.
 import dataclasses
 import fnmatch
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -97,6 +98,42 @@ class AdapterConfig:
       )
     if self.task_width is not None and self.task_width < 1:
       raise ValueError(f"task_width {self.task_width} must be at least 1")
+
+
+def config_of(fields: Mapping[str, Any]) -> AdapterConfig:
+  """The configuration of what `dataclasses.asdict` gave, or JSON of it."""
+  lora, language = fields["lora"], fields["language"]
+  if lora is not None:
+    lora = LoraConfig(**{**lora, "patterns": tuple(lora["patterns"])})
+  if language is not None:
+    ids = tuple(language["language_ids"])
+    language = LanguageConfig(**{**language, "language_ids": ids})
+  return AdapterConfig(lora, language, fields["task_width"])
+
+
+def joined(first: AdapterConfig | None, second: AdapterConfig) -> AdapterConfig:
+  """The kinds of both.
+
+  Raises:
+    ValueError: if both have adapters of one kind.
+  """
+  if first is None:
+    return second
+  kinds = {}
+  for field in dataclasses.fields(AdapterConfig):
+    found = [getattr(config, field.name) for config in (first, second)]
+    if None not in found:
+      raise ValueError(
+        f"the model already has adapters of the kind {field.name}, {found[0]}; "
+        "train another kind, or start from the model below"
+      )
+    kinds[field.name] = found[1] if found[0] is None else found[0]
+  return AdapterConfig(**kinds)
+
+
+def united(first: Any, second: Any) -> Any:
+  """The tree of two trees of adapters of different kinds."""
+  return _nested({**_flat(first), **_flat(second)})
 
 
 class _Leaf(NamedTuple):

@@ -413,3 +413,21 @@ def build(
     return outputs, {**cache, **now}
 
   return Model(init, apply, init_cache, extend, logical_axes)
+
+
+def in_language(model: Model, language_id: int) -> Model:
+  """A model with language adapters that decodes with those of one language.
+
+  Args:
+    model: of `build` with language adapters.
+    language_id: index in the registry, as decoder_language_ids has it.
+  """
+
+  def init_cache(batch_size, length):
+    cache = model.init_cache(batch_size, length)
+    return {
+      **cache,
+      "languages": jnp.full_like(cache["languages"], language_id),
+    }
+
+  return model._replace(init_cache=init_cache)

@@ -1,5 +1,7 @@
 """Optimizers as optax transformations that also know their learning rate."""
 
+import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -92,6 +94,30 @@ def constant_with_warmup(*, peak: float, warmup_steps: int) -> Schedule:
   return lambda step: peak * _warmup(step, warmup_steps)
 
 
+def inverse_square_root(*, base: float, warmup_steps: int) -> Schedule:
+  """base / sqrt(max(step, warmup_steps)), constant at first, without a ramp.
+
+  Args:
+    base: > 0; the largest rate is base / sqrt(warmup_steps).
+    warmup_steps: steps at the largest rate, >= 1.
+
+  Returns:
+    step -> learning rate, float32.
+
+  Raises:
+    ValueError: if a value is out of range.
+
+  Source: Raffel et al. 2020 (T5), section 3.1.2: base 1, 10,000 steps.
+  """
+  if base <= 0 or warmup_steps < 1:
+    raise ValueError(
+      f"base {base} must be above 0 and warmup_steps {warmup_steps} 1 or more"
+    )
+  return lambda step: (
+    base / jnp.sqrt(jnp.maximum(jnp.float32(step), warmup_steps))
+  )
+
+
 def decayed(params: Any) -> Any:
   """True where weight decay applies: matrices, and not scales and biases.
 
@@ -151,5 +177,126 @@ def adamw(
       weight_decay=weight_decay,
       mask=decayed,
     ),
+  )
+  return Optimizer(transformation.init, transformation.update, learning_rate)
+
+
+# Leading logical axes that number tensors instead of belonging to them.
+_STACKED = ("layers", "expert")
+
+
+def _matrix_shape(shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple:
+  """(how many axes are stacked, shape of one: a matrix by embed, or a vector).
+
+  Heads and their widths are one side of their matrix. What has no embed, or
+  nothing else, is a vector: norms, biases, tables of distances.
+  """
+  stacked = len(list(itertools.takewhile(_STACKED.__contains__, axes)))
+  one, names = shape[stacked:], axes[stacked:]
+  if len(one) < 2 or names.count("embed") != 1:
+    return stacked, (math.prod(one),)
+  if names[0] == "embed":
+    return stacked, (one[0], math.prod(one[1:]))
+  return stacked, (math.prod(one[:-1]), one[-1])
+
+
+def _of_each_matrix(
+  transformation: optax.GradientTransformation, logical_axes: Any
+) -> optax.GradientTransformation:
+  """The transformation of every matrix of stacked layers and experts alone.
+
+  Its state is a tree like params of the transformation's states.
+  """
+
+  def stacked(leaf, axes):
+    """(the leaf as matrices, a function of one -> the same of all)."""
+    if len(axes) != leaf.ndim:
+      raise ValueError(
+        f"a param of shape {leaf.shape} has the logical axes {axes}; give "
+        "those of the model that is trained"
+      )
+    depth, shape = _matrix_shape(leaf.shape, axes)
+    matrices = leaf.reshape(*leaf.shape[:depth], *shape)
+    return matrices, lambda one: functools.reduce(
+      lambda function, _: jax.vmap(function), range(depth), one
+    )
+
+  def init(params):
+    def of_leaf(leaf, axes):
+      matrices, all_of = stacked(leaf, axes)
+      return all_of(transformation.init)(matrices)
+
+    return jax.tree.map(of_leaf, params, logical_axes)
+
+  def update(grads, state, params):
+    def of_leaf(grad, axes, of_grad, param):
+      matrices, all_of = stacked(grad, axes)
+      change, of_grad = all_of(transformation.update)(
+        matrices, of_grad, param.reshape(matrices.shape)
+      )
+      return change.reshape(grad.shape), of_grad
+
+    structure = jax.tree.structure(grads)
+    both = structure.flatten_up_to(
+      jax.tree.map(of_leaf, grads, logical_axes, state, params)
+    )
+    return tuple(map(structure.unflatten, zip(*both)))
+
+  return optax.GradientTransformation(init, update)
+
+
+def adafactor(
+  *,
+  learning_rate: Schedule,
+  decay_exponent: float,
+  clipping_threshold: float,
+  min_dim_size_to_factor: int,
+  logical_axes: Any,
+) -> Optimizer:
+  """Adafactor as T5 and mT5 were trained with: no momentum, no weight decay.
+
+  For each matrix of each layer, at step t from 1 on, with d = 1 - t^-e:
+  R, C <- d (R, C) + (1 - d) (row, column means of g^2 + 1e-30);
+  u = g / sqrt(R C^T / mean(R)); u <- u / max(1, rms(u) / threshold);
+  params <- params - rate * max(rms(params), 1e-3) * u.
+  Vectors and small matrices keep the whole second moment instead of R and C.
+
+  Args:
+    learning_rate: step -> rate, relative to the size of the params.
+    decay_exponent: e, > 0; 0.8 in the paper and T5.
+    clipping_threshold: > 0, of the root mean square of an update; 1 in T5.
+    min_dim_size_to_factor: both sides of a matrix that has R and C are at least
+      this long; 128 in T5 and mT5. What t5x scans (umT5) it always factors: 1.
+    logical_axes: tree like params of tuples of logical axis names. Stacked
+      layers and experts are matrices of their own; heads and their widths are
+      one side.
+
+  Raises:
+    ValueError: if a value is out of range; from init and update if the axes
+      are not those of the params.
+
+  Source: Shazeer & Stern 2018, algorithms 4 and 5, and t5x's adafactor.py.
+  """
+  if decay_exponent <= 0 or clipping_threshold <= 0:
+    raise ValueError(
+      f"decay_exponent {decay_exponent} and clipping_threshold "
+      f"{clipping_threshold} must be above 0"
+    )
+  if min_dim_size_to_factor < 1:
+    raise ValueError(
+      f"min_dim_size_to_factor {min_dim_size_to_factor} must be 1 or more"
+    )
+  transformation = _of_each_matrix(
+    optax.chain(
+      optax.scale_by_factored_rms(
+        decay_rate=decay_exponent,
+        min_dim_size_to_factor=min_dim_size_to_factor,
+        epsilon=1e-30,  # epsilon 1 of the paper's section 9
+      ),
+      optax.clip_by_block_rms(clipping_threshold),
+      optax.scale_by_learning_rate(learning_rate),
+      optax.scale_by_param_block_rms(min_scale=1e-3),  # epsilon 2
+    ),
+    logical_axes,
   )
   return Optimizer(transformation.init, transformation.update, learning_rate)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from mlm import run
+from mlm.languages import registry
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOKENIZER_GIN = "gin/experiments/quickstart/train_tokenizer.gin"
@@ -133,6 +134,28 @@ def test_mixture_overlays_resolve_over_pretrain(overlay, starts, tmp_path):
   if overlay == "two_phases":  # 10^(1/T) between neighbours, T = 10/3 then 10
     for of, ratio in zip(amounts, (10**0.3, 10**0.1)):
       assert of["eng_Latn"] / of["swh_Latn"] == pytest.approx(ratio, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  "job, data", [("pretrain", "TOKENS"), ("finetune", "EXAMPLES")]
+)
+@pytest.mark.parametrize("overlay", ["lora", "language", "task"])
+def test_adapter_overlays_resolve_over_both_jobs(job, data, overlay, tmp_path):
+  names = (data, "TOKENIZER", "INITIAL", "OUTPUT")
+  bindings = dict.fromkeys(names, str(tmp_path))
+  if overlay == "language":
+    bindings["LANGUAGES"] = "['swh_Latn', 'hin_Deva']"
+  files = [
+    f"gin/experiments/quickstart/{job}.gin",
+    f"gin/adapters/{overlay}.gin",
+  ]
+  _, kwargs, _ = run.resolve(job, files, bindings)
+  field = "task_width" if overlay == "task" else overlay
+  given = {name: of for name, of in vars(kwargs["adapters"]).items() if of}
+  assert list(given) == [field]
+  if overlay == "language":
+    ids = registry.index("swh_Latn"), registry.index("hin_Deva")
+    assert given[field].language_ids == ids
 
 
 @pytest.mark.parametrize(

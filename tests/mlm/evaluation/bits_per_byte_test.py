@@ -27,6 +27,7 @@ def test_a_uniform_model_pays_log2_of_the_vocabulary(length, batch_size):
     encode=_encode,
     eos_id=EOS,
     sequence_logprobs=_uniform_logprobs,
+    language_id=0,
     length=length,
     batch_size=batch_size,
   )
@@ -56,6 +57,7 @@ def test_rows_keep_every_token_once_and_shift_inputs():
     encode=_encode,
     eos_id=EOS,
     sequence_logprobs=collect,
+    language_id=0,
     length=5,
     batch_size=4,
   )
@@ -69,6 +71,7 @@ def test_no_documents_is_an_error():
       encode=_encode,
       eos_id=EOS,
       sequence_logprobs=_uniform_logprobs,
+      language_id=0,
       length=4,
       batch_size=1,
     )

@@ -11,7 +11,7 @@ import seqio
 
 from mlm import run
 from mlm.checkpoints import manager
-from mlm.jobs import extend_model, training_run
+from mlm.jobs import extend_model, models
 from mlm.models import decoder
 from mlm.sharding import mesh as mesh_lib
 from mlm.tokenizers import count, initialization, load
@@ -65,9 +65,9 @@ def _params(config):
 
 def _save(output, sha256):
   checkpointer = manager.Checkpointer(
-    training_run.checkpoints_of(output),
+    models.checkpoints_of(output),
     keep=1,
-    metadata=training_run.model_metadata(CONFIG, sha256),
+    metadata=models.metadata_of(CONFIG, sha256),
   )
   params = _params(CONFIG)
   checkpointer.save(3, train_state.TrainState(jnp.int32(3), params, ()))
@@ -172,13 +172,13 @@ def test_the_job_writes_a_checkpoint_to_go_on_from(
   output = extended_model
   extended = load.load(extension.extended)
   mesh = mesh_lib.make_mesh(MESH)
-  config, _, params = training_run.open_decoder(
+  config, _, params = models.open_decoder(
     output, mesh=mesh, tokenizer_sha256=_sha256(extension.extended)
   )
   assert config.vocab_size % 128 == 0
   assert 0 <= config.vocab_size - extended.get_piece_size() < 128
   assert config == dataclasses.replace(CONFIG, vocab_size=config.vocab_size)
-  _, _, before = training_run.open_decoder(
+  _, _, before = models.open_decoder(
     initial, mesh=mesh, tokenizer_sha256=_sha256(extension.base)
   )
   size = load.load(extension.base).get_piece_size()
@@ -209,7 +209,7 @@ def test_pretraining_goes_on_from_it(
   extension, extended_model, tmp_path, capsys
 ):
   output, tokens = extended_model, str(tmp_path / "tokens")
-  metadata = manager.read_metadata(training_run.checkpoints_of(output))
+  metadata = manager.read_metadata(models.checkpoints_of(output))
   vocab_size = metadata["model"]["vocab_size"]
   count.count_tokens(
     corpus=extension.all, tokenizer=extension.extended, num_threads=1
@@ -257,10 +257,8 @@ def test_pretraining_goes_on_from_it(
     == 0
   )
   mesh, sha256 = mesh_lib.make_mesh(MESH), _sha256(extension.extended)
-  _, _, before = training_run.open_decoder(
-    output, mesh=mesh, tokenizer_sha256=sha256
-  )
-  _, _, after = training_run.open_decoder(
+  _, _, before = models.open_decoder(output, mesh=mesh, tokenizer_sha256=sha256)
+  _, _, after = models.open_decoder(
     str(tmp_path / "more"), mesh=mesh, tokenizer_sha256=sha256
   )
   # At a rate of nothing it ends where it began: there and nowhere else.

@@ -66,7 +66,9 @@ def shares(*of):
   return samplers.by_shares(shares=dict(zip(LANGUAGES, of)), max_epochs=None)
 
 
-def pretrain(folder, output, *, phases, mesh_shape):
+def pretrain(
+  folder, output, *, phases, mesh_shape, initial=None, adapters=None
+):
   from mlm.data import objectives
   from mlm.jobs import pretrain as job
   from mlm.models import decoder
@@ -76,7 +78,7 @@ def pretrain(folder, output, *, phases, mesh_shape):
   job.pretrain(
     tokens=str(folder / "tokens"),
     tokenizer=str(folder / "tokenizer"),
-    initial=None,
+    initial=initial and str(initial),
     output=str(output),
     model=decoder.DecoderConfig(
       vocab_size=320,
@@ -100,6 +102,7 @@ def pretrain(folder, output, *, phases, mesh_shape):
       activation_dtype="float32",
       remat="none",
     ),
+    adapters=adapters,
     optimizer=optimizers.adamw(
       learning_rate=optimizers.warmup_cosine(
         peak=1e-2, warmup_steps=1, num_steps=NUM_STEPS, final_fraction=0.1

@@ -312,6 +312,25 @@ def test_cached_decoding_equals_the_full_forward(with_all):
   )
 
 
+def test_a_model_of_one_language_decodes_with_its_adapters(with_all):
+  model, params = with_all
+  hindi = {
+    **ROWS,
+    "decoder_language_ids": np.full_like(ROWS["decoder_language_ids"], HINDI),
+  }
+  of_hindi = decoder.in_language(model, HINDI)
+  outputs, _ = of_hindi.extend(
+    params,
+    of_hindi.init_cache(4, 6),
+    TOKENS,
+    ROWS["decoder_positions"],
+    np.ones_like(TOKENS, bool),
+  )
+  np.testing.assert_allclose(
+    _logits(outputs), _logits(model.apply(params, hindi)), rtol=1e-4, atol=1e-4
+  )
+
+
 def _loss_fn(model):
   return losses.with_frozen(
     functools.partial(
