@@ -23,7 +23,6 @@ from mlm.training import state as train_state
 from mlm.training import step as train_step
 
 ROOT = pathlib.Path(__file__).parents[3]
-PLAIN = backends.Backends(None, None, "ragged")
 _FEATURES = {
   "decoder": ("input_tokens", "target_tokens", "positions", "segment_ids"),
   "encoder": ("input_tokens", "positions", "segment_ids"),
@@ -116,7 +115,7 @@ def test_a_decoder_of_a_billion_parameters_fits_four_v5p_chips():
     "lengths": {"decoder": 4096},
   }
   ours = _needs(config, chosen=backends.TPU, head="pallas_tpu", **options)
-  plain = _needs(config, chosen=PLAIN, head="chunked", **options)
+  plain = _needs(config, chosen=backends.PLAIN, head="chunked", **options)
   assert ours.peak <= 11.5 * 2**30 < plain.peak
 
 
@@ -152,5 +151,5 @@ def test_an_mt5_fits_four_v5p_chips():
     "lengths": {"encoder": 1024, "decoder": 229},
   }
   ours = _needs(config, chosen=backends.TPU, head="pallas_tpu", **options)
-  plain = _needs(config, chosen=PLAIN, head="chunked", **options)
+  plain = _needs(config, chosen=backends.PLAIN, head="chunked", **options)
   assert ours.peak <= 2.7 * 2**30 < plain.peak
