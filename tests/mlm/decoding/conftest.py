@@ -126,7 +126,11 @@ def _family(config) -> Family:
         "decoder_segment_ids": np.int32(real),
       },
     )
-    return np.asarray(outputs["hidden"][:, first:] @ outputs["unembedding"])
+    hidden, unembedding = (
+      np.asarray(outputs[name], np.float32)
+      for name in ("hidden", "unembedding")
+    )
+    return hidden[:, first:] @ unembedding
 
   return Family(model, params, forward)
 

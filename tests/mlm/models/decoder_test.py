@@ -272,6 +272,13 @@ def test_more_tokens_than_the_cache_has_slots_are_refused(model, params):
   rows = np.ones((1, 4), np.int32)
   with pytest.raises(ValueError, match="do not fit a cache of 3 slots"):
     model.extend(params, model.init_cache(1, 3), rows, rows, rows == 1)
+  three = rows[:, :3]
+  eager = decoder.build(CONFIG)  # under jit nobody knows how many are taken
+  _, cache = eager.extend(
+    params, eager.init_cache(1, 5), three, three, three == 1
+  )
+  with pytest.raises(ValueError, match="5 slots, of which 3 are taken"):
+    eager.extend(params, cache, three, three, three == 1)
 
 
 def test_a_tied_output_matrix_is_the_table_times_the_logit_scale(params):
