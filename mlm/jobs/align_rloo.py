@@ -90,7 +90,7 @@ def align_rloo(
     output: directory for checkpoints and metrics.
     tasks: tasks whose prompts are used.
     optimizer: of `mlm.training.optimizers`.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     prompts_per_step: B.
     samples_per_prompt: k >= 2.
     prompt_length: tokens of a prompt.

@@ -367,11 +367,9 @@ def test_megablox_emulated_on_split_experts_equals_a_plain_loop(
   want = both("reference")
   with jax.set_mesh(_mesh((2, 1, 2, 2))):
     found = both("emulated")
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-    found,
-    want,
-  )
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want)):
+    # Of the whole: terms of 30 cancel to single elements of 0.1.
+    assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
 
 
 def test_a_mesh_that_does_not_divide_the_experts_is_refused():
