@@ -30,15 +30,17 @@ def cached(cache: dict, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
     (bool [B, T, S]: valid slots up to one's own; bool [B, S]).
 
   Raises:
-    ValueError: if T exceeds S; make a longer cache.
+    ValueError: if T exceeds S, or outside jit the slots that are left.
   """
   length, num_slots = valid.shape[1], cache["valid"].shape[1]
-  if length > num_slots:
-    raise ValueError(
-      f"{length} tokens do not fit a cache of {num_slots} slots; make it at "
-      "least as long as prompt and response together"
-    )
   index = cache["index"]
+  taken = 0 if isinstance(index, jax.core.Tracer) else int(index)
+  if taken + length > num_slots:
+    raise ValueError(
+      f"{length} tokens do not fit a cache of {num_slots} slots, of which "
+      f"{taken} are taken; make it at least as long as prompt and response "
+      "together"
+    )
   now_valid = jax.lax.dynamic_update_slice_in_dim(
     cache["valid"], valid, index, axis=1
   )

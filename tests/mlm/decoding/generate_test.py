@@ -99,6 +99,34 @@ def test_logprobs_are_those_of_the_training_forward(family):
   assert 0 < got.ended.sum() < len(got.ended)
 
 
+@pytest.mark.parametrize("name", ["llama", "mt5"])
+def test_bfloat16_decodes_as_near_to_its_forward_as_it_rounds(family_of, name):
+  exact, half = (
+    family_of(name, activation_dtype=dtype) for dtype in ("float32", "bfloat16")
+  )
+  got = _rows(_generator(half.model)(half.params, PROMPTS, _keys()))
+  is_real = np.arange(R) < got.lengths[:, None]
+
+  def error(one, other):
+    return np.abs(one - other)[is_real].max()
+
+  by_forward, by_exact = (
+    np.take_along_axis(
+      np.asarray(
+        jax.nn.log_softmax(
+          of.forward(np.repeat(PROMPTS, K, axis=0), got.tokens)
+        )
+      ),
+      got.tokens[..., None],
+      axis=-1,
+    )[..., 0]
+    for of in (half, exact)
+  )
+  rounding = error(by_forward, by_exact)
+  assert 1e-4 < rounding < 0.1
+  assert error(got.model_logprobs, by_forward) < 2 * rounding
+
+
 def test_a_sample_is_as_if_drawn_alone(family):
   """Not of the other rows, the padding, or the k that share its prompt."""
   together = _rows(_generator(family.model)(family.params, PROMPTS, _keys()))

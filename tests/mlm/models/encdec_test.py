@@ -15,22 +15,9 @@ from mlm.models import encdec
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.training import losses
+from tests import tiny_models
 
-CONFIG = encdec.EncoderDecoderConfig(
-  vocab_size=48,
-  num_encoder_layers=2,
-  num_decoder_layers=3,
-  d_model=16,
-  d_ff=24,
-  num_heads=2,
-  head_dim=6,
-  num_buckets=8,
-  max_distance=12,
-  relative_bias="stack",
-  norm_epsilon=1e-6,
-  activation_dtype="float32",
-  remat="none",
-)
+CONFIG = dataclasses.replace(tiny_models.ENCODER_DECODER, num_decoder_layers=3)
 
 
 @functools.cache
