@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from kernels import ahead_of_time
 from kernels.linear_cross_entropy import (
-  chunked,
+  api,
   pallas_tpu,
   reference,
   shapes,
