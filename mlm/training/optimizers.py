@@ -266,7 +266,8 @@ def adafactor(
     )
 
   # The gradient is read again for every sum, behind a barrier: else arrays of
-  # its size, squares and updates, are kept for two of them.
+  # its size, squares and updates, are kept for two of them, or for the norm of
+  # all gradients.
   again = jax.lax.optimization_barrier
 
   def init(params):
@@ -295,7 +296,7 @@ def adafactor(
       return g * factors[0][..., None] * factors[1][..., None, :]
 
     def of_leaf(grad, axes, moments, param):
-      g, p = _as_matrices(grad, axes), _as_matrices(param, axes)
+      g, p = again((_as_matrices(grad, axes), _as_matrices(param, axes)))
       if "whole" in moments:
         moments = {"whole": averaged(moments["whole"], g**2)}
         factors = (moments["whole"] ** -0.5,)
