@@ -1,9 +1,12 @@
-"""What the TPU compiler says of each kernel beside plain XLA: memory, FLOPs.
+"""What the compiler says of each kernel beside plain XLA: memory, FLOPs.
 
     pip install libtpu
     python -m benchmarks.compiled_kernels --output=DIR [--only=REGEX]
+    python -m benchmarks.compiled_kernels --output=DIR --gpu_target=h200.txtpb
 
-Needs no TPU. Compiles forward and backward of every row for the named chip and
+Needs no TPU. The second line is for a GPU that nobody has to own: it needs
+jax-cuda13-plugin, jax-cuda13-pjrt, nvidia-cuda-nvcc and XLA's description of it
+(xla/backends/gpu/target_config/specs in openxla/xla). Compiles forward and backward of every row for the named chip and
 appends it to DIR/compiled.tsv, per device: arguments, temporaries and peak in
 MiB, FLOPs (scans count once, so those of chunked versions say little), and the
 seconds of compilation. A row that the compiler refuses says so.
@@ -25,6 +28,7 @@ import jax.numpy as jnp
 from kernels import ahead_of_time
 from kernels.linear_cross_entropy import (
   api,
+  chunked,
   pallas_tpu,
   reference,
   shapes,
@@ -44,8 +48,7 @@ class Row(NamedTuple):
   name: str
   function: Callable
   arguments: list
-  topology: str
-  mesh: dict[str, int]
+  mesh: ahead_of_time.Mesh
 
 
 def _head_versions(chip: ahead_of_time.Chip) -> dict[str, Callable]:
@@ -72,27 +75,33 @@ def _head_loss(function, hidden, kernel, targets):
   return jnp.mean(loss)
 
 
+def _head_row(name, function, shape, mesh) -> Row:
+  N, D, V = shape.num_tokens, shape.width, shape.vocab_size
+  return Row(
+    name,
+    jax.value_and_grad(functools.partial(_head_loss, function), argnums=(0, 1)),
+    [
+      ((N, D), shape.dtype, _WHOLE),
+      ((D, V), shape.dtype, _WHOLE),
+      ((N,), "int32", _WHOLE),
+    ],
+    mesh,
+  )
+
+
 def _head_rows() -> Iterator[Row]:
   for chip in ahead_of_time.CHIPS:
     versions = _head_versions(chip)
     for shape in (shapes.LLAMA_70B, shapes.DENSE_200B):
-      N, D, V = shape.num_tokens, shape.width, shape.vocab_size
       names = list(versions)
       if chip != ahead_of_time.V5P or shape != shapes.LLAMA_70B:
         names = ["pallas"]
       for name in names:
-        yield Row(
+        yield _head_row(
           f"head {shape.name}, {chip.name}, {name}",
-          jax.value_and_grad(
-            functools.partial(_head_loss, versions[name]), argnums=(0, 1)
-          ),
-          [
-            ((N, D), shape.dtype, _WHOLE),
-            ((D, V), shape.dtype, _WHOLE),
-            ((N,), "int32", _WHOLE),
-          ],
-          chip.topology,
-          {"data": 1},
+          versions[name],
+          shape,
+          ahead_of_time.mesh(chip.topology, (1,), ("data",)),
         )
   shape = shapes.LLAMA_70B
   N, D, V = 2 * shape.num_tokens, shape.width, shape.vocab_size
@@ -117,8 +126,7 @@ def _head_rows() -> Iterator[Row]:
         ((D, V), shape.dtype, P(None, "tensor")),
         ((N,), "int32", P("data")),
       ],
-      "v5p:2x2x4",
-      {"data": 2, "tensor": 8},
+      mesh,
     )
 
 
@@ -173,13 +181,29 @@ def _attention_rows() -> Iterator[Row]:
             ((N, attention_shapes.NUM_BUCKETS), "float32", _WHOLE),
             ((B, T), "int32", _WHOLE),
           ],
-          chip.topology,
-          {"data": 1},
+          ahead_of_time.mesh(chip.topology, (1,), ("data",)),
         )
 
 
+def _gpu_rows(target_config: str) -> Iterator[Row]:
+  plain = {"soft_cap": None, "with_entropy": False}
+  versions = {
+    "plain": functools.partial(reference.token_statistics, **plain),
+    **{
+      f"chunked, {tokens} tokens": functools.partial(
+        chunked.token_statistics, chunk_tokens=tokens, **plain
+      )
+      for tokens in (512, 1024, 2048)
+    },
+  }
+  mesh = ahead_of_time.gpu_mesh(target_config)
+  kind = mesh.devices.item().device_kind
+  for name, function in versions.items():
+    yield _head_row(f"head, {kind}, {name}", function, shapes.LLAMA_8B, mesh)
+
+
 def rows() -> Iterator[Row]:
-  """Every program of the table."""
+  """Every program of the table for TPUs."""
   yield from _head_rows()
   yield from _attention_rows()
 
@@ -187,6 +211,7 @@ def rows() -> Iterator[Row]:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--output", type=pathlib.Path, required=True)
+  parser.add_argument("--gpu_target", type=pathlib.Path)
   parser.add_argument("--only", type=re.compile, default=re.compile(""))
   options = parser.parse_args()
   options.output.mkdir(parents=True, exist_ok=True)
@@ -194,7 +219,10 @@ def main() -> None:
   header = "date\tmachine\tprogram\targuments_mib\ttemporaries_mib\tpeak_mib"
   if not path.exists():
     path.write_text(f"{header}\tgflops\tcompile_seconds\n", encoding="utf-8")
-  for row in rows():
+  found = rows()
+  if options.gpu_target:
+    found = _gpu_rows(options.gpu_target.read_text(encoding="utf-8"))
+  for row in found:
     if not options.only.search(row.name):
       continue
     started = time.monotonic()
@@ -202,9 +230,7 @@ def main() -> None:
       needs = ahead_of_time.compile_for(
         row.function,
         *row.arguments,
-        mesh=ahead_of_time.mesh(
-          row.topology, tuple(row.mesh.values()), tuple(row.mesh)
-        ),
+        mesh=row.mesh,
       )
       figures = [
         *(f"{n / 2**20:.2f}" for n in needs[:3]),

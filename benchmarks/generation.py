@@ -86,12 +86,13 @@ def _ours(options):
   from mlm.checkpoints import hugging_face, safetensors
   from mlm.decoding import generate as generate_lib
   from mlm.decoding import sampling
+  from mlm.models import families
 
   with open(os.path.join(options.model, "config.json")) as f:
     config = hugging_face.read_config(
       json.load(f), activation_dtype="float32", remat="none"
     )
-  model = hugging_face.build(config)
+  model = families.build(config)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   params = hugging_face.from_hugging_face(

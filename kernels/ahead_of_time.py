@@ -1,4 +1,4 @@
-"""Compiles for TPUs that are not there, with libtpu, on any machine.
+"""Compiles for TPUs that are not there, with libtpu, and GPUs, on any machine.
 
 The compiler says whether a program fits a chip, and the memory it needs; it
 says nothing about time. Needs `pip install libtpu` (as in `jax[tpu]`); two
@@ -73,6 +73,23 @@ def mesh(topology: str, shape: Sequence[int], names: Sequence[str]) -> Mesh:
   return Mesh(np.array(devices).reshape(shape), names)
 
 
+def gpu_mesh(target_config: str) -> Mesh:
+  """A mesh of one GPU that nobody has to own, its axis data.
+
+  Needs jax's CUDA plugin and, from nvidia-cuda-nvcc, ptxas.
+
+  Args:
+    target_config: XLA's GpuTargetConfigProto of the GPU, as text.
+  """
+  described = topologies.get_topology_desc(
+    platform="cuda",
+    topology_name="gpu",
+    target_config=target_config,
+    topology="1x1x1",
+  )
+  return Mesh(np.array(described.devices), ("data",))
+
+
 def compile_for(
   function: Callable,
   *arguments: tuple[Sequence[int], str, PartitionSpec],
@@ -104,5 +121,5 @@ def needs(lowered: jax.stages.Lowered) -> Needs:
     memory.argument_size_in_bytes,
     memory.temp_size_in_bytes,
     memory.peak_memory_in_bytes,
-    compiled.cost_analysis().get("flops", 0.0),
+    (compiled.cost_analysis() or {}).get("flops", 0.0),  # none for GPUs
   )

@@ -3,7 +3,8 @@
 The backward pass computes the logits of a chunk again from the saved
 log-sum-exp and adds the kernel's gradient up in float32. Cost: 2 N D V FLOPs
 forward and 6 N D V backward (reference: 4 N D V); 4 C V bytes for the logits of
-one chunk of C tokens, and 4 D V for the kernel's gradient.
+one chunk of C tokens, and 4 D V for the kernel's gradient. If one chunk holds
+all tokens, its logits are kept and not computed again: 4 N D V backward.
 
 A chunk takes every n-th token, not a run of them: each device that holds a
 slice of the tokens then has its share of every chunk.
@@ -77,6 +78,11 @@ def _token_statistics(*args):
 
 
 def _forward(num_chunks, soft_cap, with_entropy, hidden, kernel, targets):
+  if num_chunks == 1:
+    logits = reference.logits(hidden, kernel, soft_cap)
+    statistics = reference.of_logits(logits, targets, with_entropy=with_entropy)
+    return statistics, (hidden, kernel, targets, statistics, logits)
+
   def of_chunk(carry, chunk):
     hidden_CD, targets_C = chunk
     return carry, reference.token_statistics(
@@ -90,28 +96,41 @@ def _forward(num_chunks, soft_cap, with_entropy, hidden, kernel, targets):
   chunks = (_split(hidden, num_chunks), _split(targets, num_chunks))
   _, statistics = jax.lax.scan(of_chunk, None, chunks)
   statistics = jax.tree.map(_merge, statistics)
-  return statistics, (hidden, kernel, targets, statistics)
+  return statistics, (hidden, kernel, targets, statistics, None)
 
 
 def _backward(num_chunks, soft_cap, with_entropy, residuals, cotangents):
-  hidden, kernel, targets, statistics = residuals
+  hidden, kernel, targets, statistics, logits = residuals
   vocabulary = jnp.arange(kernel.shape[1])
 
-  def of_chunk(kernel_gradient, chunk):
-    hidden_CD, targets_C, *of_tokens = chunk
+  def gradients(logits_CV, hidden_CD, targets_C, *of_tokens):
+    """By the hidden states and, in float32, by the kernel."""
     gradient_CV = gradient.of_products(
-      reference.logits(hidden_CD, kernel, soft_cap),
+      logits_CV,
       vocabulary == targets_C[:, None],
       *jax.tree.map(lambda x: x[:, None], of_tokens),
       soft_cap,
     ).astype(hidden.dtype)
-    hidden_gradient = jnp.einsum(
+    of_hidden = jnp.einsum(
       "CV,DV->CD", gradient_CV, kernel, preferred_element_type=jnp.float32
     )
-    kernel_gradient += jnp.einsum(
+    of_kernel = jnp.einsum(
       "CD,CV->DV", hidden_CD, gradient_CV, preferred_element_type=jnp.float32
     )
-    return kernel_gradient, hidden_gradient.astype(hidden.dtype)
+    return of_hidden.astype(hidden.dtype), of_kernel
+
+  if num_chunks == 1:
+    # The kernel is read for the last time before its gradient is there, so that
+    # an optimizer can update it in place.
+    of_hidden, of_kernel = jax.lax.optimization_barrier(
+      gradients(logits, hidden, targets, statistics, cotangents)
+    )
+    return of_hidden, of_kernel.astype(kernel.dtype), None
+
+  def of_chunk(kernel_gradient, chunk):
+    logits_CV = reference.logits(chunk[0], kernel, soft_cap)
+    of_hidden, of_kernel = gradients(logits_CV, *chunk)
+    return kernel_gradient + of_kernel, of_hidden
 
   chunks = jax.tree.map(
     lambda x: _split(x, num_chunks), (hidden, targets, statistics, cotangents)

@@ -67,8 +67,16 @@ def token_statistics(
 
   Source: the soft-cap of Gemma Team 2024 (Gemma 2), section 2.
   """
-  logits_NV = logits(hidden, kernel, soft_cap)
-  is_target = jnp.arange(kernel.shape[1]) == targets[:, None]
+  return of_logits(
+    logits(hidden, kernel, soft_cap), targets, with_entropy=with_entropy
+  )
+
+
+def of_logits(
+  logits_NV: jax.Array, targets: jax.Array, *, with_entropy: bool
+) -> TokenStatistics:
+  """Statistics of float32 logits [N, V], as `token_statistics`."""
+  is_target = jnp.arange(logits_NV.shape[1]) == targets[:, None]
   logprobs_NV = jax.nn.log_softmax(logits_NV) if with_entropy else None
   return TokenStatistics(
     logsumexp=jax.nn.logsumexp(logits_NV, axis=-1),
