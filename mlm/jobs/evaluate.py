@@ -44,6 +44,7 @@ def evaluate(
   prompt_length: int,
   response_length: int,
   reward_weights: dict,
+  standardize_by_language: bool,
   seed: int,
 ) -> None:
   """Bits per byte, generations, rewards, KL and win rates on held-out data.
@@ -67,6 +68,7 @@ def evaluate(
     prompt_length: tokens of a prompt.
     response_length: tokens of a response.
     reward_weights: part -> weight, as in align_rloo.
+    standardize_by_language: as in align_rloo.
     seed: of samples and bootstrap.
   """
   path = os.path.join(output, RESULTS_FILE)
@@ -125,6 +127,8 @@ def evaluate(
     mesh=mesh,
     tokenizer=tokenizer,
     processor=processor,
+    languages=sorted({r["language"] for r in rows}),
+    standardize_by_language=standardize_by_language,
   )
   language_ids = np.repeat(
     [registry.index(r["language"]) for r in rows], samples_per_prompt
@@ -276,7 +280,7 @@ def _kl(
         token_rows, language_ids, prompt_length=prompt_length
       )
     )
-    return {"kl": np.asarray(policy) - np.asarray(reference)}
+    return {"kl": np.sum(np.asarray(policy) - np.asarray(reference), axis=1)}
 
   return _in_batches(of_batch, (token_rows, language_ids), batch_size)["kl"]
 
