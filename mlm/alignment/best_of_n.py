@@ -78,8 +78,8 @@ def curve(by_language: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict:
 
   Returns:
     {"macro": rows, "by_language": {language: rows}}; a row for each n has n,
-    kl_bound in nats, proxy, gold and their standard errors over prompts, and
-    the number of prompts.
+    kl_bound in nats, proxy, gold and their standard errors over prompts (None
+    where a language has a single prompt), and the number of prompts.
 
   Raises:
     ValueError: if shapes do not fit, or there is no language.
@@ -92,10 +92,10 @@ def curve(by_language: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict:
     )
   rows = {}
   for code, (proxy, gold) in by_language.items():
-    if proxy.shape != gold.shape or len(proxy) < 2:
+    if proxy.shape != gold.shape or not len(proxy):
       raise ValueError(
         f"{code}: proxy rewards {proxy.shape} and gold rewards {gold.shape} must "
-        "have the same shape, with 2 prompts or more"
+        "have the same shape, with a prompt or more"
       )
     proxies, golds = expected(proxy, proxy), expected(proxy, gold)
     rows[code] = [
@@ -115,20 +115,19 @@ def curve(by_language: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict:
   }
 
 
-def _standard_error(values: np.ndarray) -> float:
+def _standard_error(values: np.ndarray) -> float | None:
+  if len(values) < 2:
+    return None
   return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def _macro(rows) -> dict:
   """One row of several languages', each counting the same."""
-  of = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-  return {
-    "n": rows[0]["n"],
-    "kl_bound": rows[0]["kl_bound"],
-    **{name: float(of[name].mean()) for name in ("proxy", "gold")},
-    **{
-      name: float(np.sqrt((of[name] ** 2).sum()) / len(rows))
-      for name in ("proxy_error", "gold_error")
-    },
-    "prompts": int(of["prompts"].sum()),
-  }
+  row = {"n": rows[0]["n"], "kl_bound": rows[0]["kl_bound"]}
+  for name in ("proxy", "gold"):
+    errors = [of[f"{name}_error"] for of in rows]
+    row[name] = float(np.mean([of[name] for of in rows]))
+    row[f"{name}_error"] = (
+      None if None in errors else math.hypot(*errors) / len(rows)
+    )
+  return {**row, "prompts": sum(of["prompts"] for of in rows)}

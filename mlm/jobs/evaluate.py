@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.alignment import generation, rewards, rloo, scoring
+from mlm.alignment import best_of_n, generation, rewards, rloo, scoring
 from mlm.data import prompts
 from mlm.decoding import rollouts
 from mlm.evaluation import bits_per_byte, judge, tables, win_rate
@@ -177,6 +177,9 @@ def evaluate(
   results["win_rate"] = _win_rate(
     rows, verdicts, known, samples_per_prompt, seed
   )
+  results["best_of_n"] = _best_of_n(
+    rows, parts, verdicts, known, reward_weights, samples_per_prompt
+  )
   results["samples"] = _examples(rows, responses, processor, samples_per_prompt)
   partial = f"{path}.partial"
   with open(partial, "w", encoding="utf-8") as f:
@@ -341,6 +344,24 @@ def _win_rate(rows, verdicts, known, samples_per_prompt, seed) -> dict:
   )
   summary["unjudged_languages"] = sorted(set(languages) - set(known))
   return summary
+
+
+def _best_of_n(rows, parts, verdicts, known, weights, samples_per_prompt):
+  """SFT's samples chosen by the reward, judged where the judge knows the language."""
+  proxy, gold = (
+    values.reshape(-1, samples_per_prompt)
+    for values in (
+      rewards.weighted_sum(parts["sft"], weights),
+      sum(verdicts["sft"].values()),
+    )
+  )
+  languages = np.array([r["language"] for r in rows])
+  return best_of_n.curve(
+    {
+      code: (proxy[languages == code], gold[languages == code])
+      for code in sorted(set(languages.tolist()) & set(known))
+    }
+  )
 
 
 def _examples(rows, responses, processor, samples_per_prompt) -> list[dict]:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from mlm import run
+from mlm.alignment import reward_model
 from mlm.languages import registry
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -156,6 +157,17 @@ def test_adapter_overlays_resolve_over_both_jobs(job, data, overlay, tmp_path):
   if overlay == "language":
     ids = registry.index("swh_Latn"), registry.index("hin_Deva")
     assert given[field].language_ids == ids
+
+
+def test_a_pointwise_reward_model_resolves(tmp_path):
+  names = ("TOKENIZER", "INITIAL", "PREFERENCES", "OUTPUT")
+  files = [
+    "gin/experiments/quickstart/train_reward_model.gin",
+    "gin/alignment/pointwise_reward.gin",
+  ]
+  bindings = dict.fromkeys(names, str(tmp_path))
+  _, kwargs, _ = run.resolve("train_reward_model", files, bindings)
+  assert kwargs["make_loss"] is reward_model.pointwise_loss
 
 
 # baseline, kl_in, kl_coefficient, ratio, clip, average

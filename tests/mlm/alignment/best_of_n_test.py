@@ -97,3 +97,14 @@ def test_another_number_of_samples_in_a_language_is_refused():
   }
   with pytest.raises(ValueError, match="tha_Thai.*same number"):
     best_of_n.curve(of)
+
+
+def test_a_single_prompt_has_no_standard_error():
+  of = {
+    "hin_Deva": (np.ones((1, 3)),) * 2,
+    "tha_Thai": (np.ones((4, 3)),) * 2,
+  }
+  found = best_of_n.curve(of)
+  assert found["by_language"]["hin_Deva"][0]["gold_error"] is None
+  assert found["by_language"]["tha_Thai"][0]["gold_error"] == 0
+  assert found["macro"][0]["gold_error"] is None
