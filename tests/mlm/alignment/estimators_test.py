@@ -161,7 +161,7 @@ def _expected_gradient(estimator, num_samples):
   advantages = np.concatenate(
     [
       estimators.advantages(
-        estimator, REWARDS[row][None], kl[row][None], earlier=np.zeros(0)
+        estimator, REWARDS[row][None], kl[row][None], earlier=np.array([0.4])
       )[0]
       for row in drawn
     ]
@@ -234,34 +234,42 @@ def test_which_choices_follow_another_gradient(changes, is_exact):
     np.testing.assert_allclose(2 * found, _exact_gradient(0.3), atol=2e-6)
 
 
-def test_kl_in_the_loss_by_k2_is_exact_for_a_response_of_one_token():
-  """Of more tokens it is the sum of each token's KL along sampled prefixes."""
+def test_kl_in_the_loss_by_k2_is_exact_for_tokens_given_their_prefixes():
+  """Of one token it is the KL; of two, how the first moves the second is lost."""
   estimator = _with(kl_in="loss", kl_estimator="k2")
-  only_first = jnp.array([[1.0, 0.0]] * 4)
+  frozen = _probabilities(THETA)
 
-  def loss(theta):
-    advantages = np.zeros(4)
-    total = 0.0
-    frozen = jax.lax.stop_gradient(_probabilities(theta))
-    for row in range(4):
-      value, _, _ = _surrogate(
+  def loss(theta, num_tokens):
+    weights = jnp.ones((1, 2)).at[:, num_tokens:].set(0)
+    values = [
+      _surrogate(
         estimator,
         _logprobs(theta)[row : row + 1],
         rows=slice(row, row + 1),
-        advantages=advantages[:1],
-        weights=only_first[:1],
-      )
-      total += frozen[row] * value
-    return total
+        advantages=[0.0],
+        weights=weights,
+      )[0]
+      for row in range(4)
+    ]
+    return frozen @ jnp.stack(values)
 
-  def kl_of_first(theta):
-    p = jax.nn.log_softmax(theta[0])
-    q = jax.nn.log_softmax(REFERENCE[0])
+  def kl_of(theta, row):
+    p, q = (jax.nn.log_softmax(x[row]) for x in (theta, REFERENCE))
     return 0.3 * jnp.sum(jnp.exp(p) * (p - q))
 
-  np.testing.assert_allclose(
-    jax.grad(loss)(THETA), jax.grad(kl_of_first)(THETA), atol=1e-6
-  )
+  def kl_given_prefixes(theta):
+    of_second = jnp.stack([kl_of(theta, 1), kl_of(theta, 2)])
+    prefixes = jax.nn.softmax(THETA[0])
+    return kl_of(theta, 0) + prefixes @ of_second
+
+  of_one = jax.grad(loss)(THETA, 1)
+  exact = jax.grad(kl_of)(THETA, 0)
+  np.testing.assert_allclose(of_one, exact, atol=1e-6)
+  of_two = jax.grad(loss)(THETA, 2)
+  exact = jax.grad(kl_given_prefixes)(THETA)
+  np.testing.assert_allclose(of_two, exact, atol=1e-6)
+  whole = 0.3 * jax.grad(_exact_kl)(THETA, REFERENCE)
+  assert np.abs(of_two - whole).max() > 1e-3
 
 
 def test_a_moving_average_is_over_all_earlier_rewards():
