@@ -94,8 +94,8 @@ def curve(by_language: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict:
   for code, (proxy, gold) in by_language.items():
     if proxy.shape != gold.shape or not len(proxy):
       raise ValueError(
-        f"{code}: proxy rewards {proxy.shape} and gold rewards {gold.shape} must "
-        "have the same shape, with a prompt or more"
+        f"{code}: proxy rewards {proxy.shape} and gold rewards {gold.shape} "
+        "must have the same shape, with a prompt or more"
       )
     proxies, golds = expected(proxy, proxy), expected(proxy, gold)
     rows[code] = [

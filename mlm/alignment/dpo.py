@@ -4,11 +4,12 @@ With rho = log pi(y | x) - log pi_ref(y | x), summed over the response's tokens,
 EOS included, each loss is a function of rho_chosen - rho_rejected alone. The
 implicit reward of a response is beta * rho.
 
-| name | method | loss of the difference d |
+With d that difference, l(x) = -log sigmoid(x) and e the label smoothing:
+
+| name | method | loss |
 |---|---|---|
-| logistic | DPO | -log sigmoid(beta d) |
-| logistic, label_smoothing e | conservative DPO | -(1 - e) log sigmoid(beta d) - e log sigmoid(-beta d) |
-| robust | robust DPO | (-(1 - e) log sigmoid(beta d) + e log sigmoid(-beta d)) / (1 - 2 e) |
+| logistic | DPO; conservative with e > 0 | (1 - e) l(beta d) + e l(-beta d) |
+| robust | robust DPO | ((1 - e) l(beta d) - e l(-beta d)) / (1 - 2 e) |
 | squared | IPO | (d - 1 / (2 beta))^2, beta being its tau |
 | hinge | SLiC | max(0, 1 - beta d) |
 
@@ -97,8 +98,8 @@ class Objective:
       raise ValueError(f"beta {self.beta} must be above 0")
     if not 0 <= self.label_smoothing < 0.5:
       raise ValueError(
-        f"label_smoothing {self.label_smoothing} must be in [0, 0.5): at a half "
-        "the labels say nothing"
+        f"label_smoothing {self.label_smoothing} must be in [0, 0.5): at a "
+        "half the labels say nothing"
       )
     if self.label_smoothing and self.loss not in _SMOOTHED:
       raise ValueError(
@@ -128,8 +129,9 @@ def preference_loss(
   Returns:
     loss_fn(params, frozen, batch, key) -> (loss, metrics). The batch is a
     prompt–response batch of 2B rows with reference_logprobs float32 [2B], of
-    `reference_logprobs`, and language_ids int32 [2B]. Pairs whose two log
-    ratios are equal, as all are at the first step, count for no accuracy.
+    `reference_logprobs`, and language_ids int32 [2B]. The metric loss is
+    without the SFT term. Pairs whose two log ratios are equal, as all are at
+    the first step, count for no accuracy.
   """
 
   def loss_fn(params, frozen, batch, key):

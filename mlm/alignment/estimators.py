@@ -91,7 +91,7 @@ class Estimator:
       )
     if self.ratio == "sequence" and self.kl_in == "token_reward":
       raise ValueError(
-        "kl_in 'token_reward' gives each token an advantage of its own, which a "
+        "kl_in 'token_reward' gives tokens advantages of their own, which a "
         "ratio of sequences cannot weigh; use 'reward', or the ratio 'token'"
       )
 
@@ -140,8 +140,8 @@ def advantages(
   kl: np.ndarray,
   *,
   earlier: np.ndarray,
-) -> np.ndarray:
-  """Advantages of responses, float [B, K].
+) -> tuple[np.ndarray, np.ndarray]:
+  """Advantages of responses, and the rewards that they come from.
 
   Args:
     estimator: what is subtracted and divided by.
@@ -151,7 +151,7 @@ def advantages(
       average is taken over; the average of none is 0.
 
   Returns:
-    (advantages, shaped rewards), float [B, K] each.
+    (advantages, rewards after what goes into them), float [B, K] each.
   """
   shaped = rewards
   if estimator.kl_in == "reward":
@@ -222,7 +222,8 @@ def surrogate(
   if estimator.average == "tokens":
     loss = -gain.sum() / counted.sum()
   elif estimator.average == "token_means":
-    loss = -jnp.mean(gain.sum(axis=1) / counted.sum(axis=1))
+    # A sampled padding token alone is a response of no tokens.
+    loss = -jnp.mean(gain.sum(axis=1) / jnp.maximum(counted.sum(axis=1), 1))
   else:
     loss = -jnp.mean(gain.sum(axis=1))
   return loss, clipped, counted

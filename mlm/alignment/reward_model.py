@@ -70,8 +70,8 @@ def bradley_terry_loss(
     chosen_rows and rejected_rows int32 [B, T], language_ids int32 [B], and m as
     margins float32 [B], 0 where no pair is better by more than another.
 
-  Source: Bradley & Terry 1952; as used by Ouyang et al. 2022, equation 1; margin
-  as in Touvron et al. 2023 (Llama 2), equation 2.
+  Source: Bradley & Terry 1952; as used by Ouyang et al. 2022, equation 1;
+  margin as in Touvron et al. 2023 (Llama 2), equation 2.
   """
 
   def loss_fn(params, frozen, batch, key):

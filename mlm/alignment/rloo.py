@@ -8,15 +8,14 @@ is minus the mean of the advantage times the summed log-probability of the
 response.
 
 What other libraries do instead is a setting of `mlm.alignment.estimators`. With
-one update a rollout no ratio is needed; with more, ratios are to log-probs taken
-when the rollout was made. Log-probabilities come from the training forward on
-all sides.
+one update a rollout no ratio is needed; with more, ratios are to the
+log-probabilities of when the rollout was made. All log-probabilities come from
+the training forward.
 
 Source: Ahmadian et al. 2024, "Back to Basics", section 2.3; Kool et al. 2019.
 Letters: B prompts, K samples a prompt, N = B * K rows, T tokens a row.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -107,12 +106,11 @@ def make_logprob_pair(apply: Callable, *, backend: str) -> Callable:
 
 
 def _rewards_before(path: str, step: int) -> list[float]:
-  """Mean shaped rewards of the steps before one,."""
+  """Mean shaped rewards of the steps before one."""
   metrics_lib.drop_from(path, step)
   if not os.path.exists(path):
     return []
-  with open(path, encoding="utf-8") as f:
-    return [json.loads(line)["shaped_reward"] for line in f]
+  return [line["shaped_reward"] for line in metrics_lib.read(path)]
 
 
 def make_batch_source(

@@ -69,8 +69,8 @@ def check_above_chance(
   lines = "\n".join(f"  {code}: {why}" for code, why in told.items())
   message = (
     f"the reward model in {directory} is not above chance in {len(told)} of "
-    f"{len(languages)} languages:\n{lines}\noptimizing it there is known to make "
-    "answers worse; train it on more pairs of these languages, leave them out, "
+    f"{len(languages)} languages:\n{lines}\noptimizing it there is known to "
+    "make answers worse; train it on more pairs of these languages, leave them out, "
     "or set CHANCE_GATE to 'warn'"
   )
   if chance_gate == "refuse":

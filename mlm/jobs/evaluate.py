@@ -347,7 +347,7 @@ def _win_rate(rows, verdicts, known, samples_per_prompt, seed) -> dict:
 
 
 def _best_of_n(rows, parts, verdicts, known, weights, samples_per_prompt):
-  """SFT's samples chosen by the reward, judged where the judge knows the language."""
+  """SFT's samples chosen by the reward, in languages that the judge knows."""
   proxy, gold = (
     values.reshape(-1, samples_per_prompt)
     for values in (

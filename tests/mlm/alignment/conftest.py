@@ -54,7 +54,7 @@ def _token_logprobs(params, batch):
 
 @pytest.fixture
 def toy():
-  """apply, params(seed), batch(num_rows, seed), token_logprobs(params, batch)."""
+  """apply, params(seed), batch(rows, seed), token_logprobs(params, batch)."""
   return types.SimpleNamespace(
     apply=_apply, params=_params, batch=_batch, token_logprobs=_token_logprobs
   )

@@ -108,7 +108,7 @@ def test_settings_without_meaning_are_refused(changes, told):
 
 
 def test_the_kl_estimators_have_the_expectations_they_are_said_to_have():
-  """Sums over all responses: k1 and k3 give the KL of responses, k2 does not."""
+  """Sums over all responses: k1 and k3 give their KL, k2 does not."""
   rho = (_logprobs(THETA) - _logprobs(REFERENCE)).sum(axis=1)
   exact = float(_exact_kl(THETA, REFERENCE))
   mean = {
@@ -235,7 +235,7 @@ def test_which_choices_follow_another_gradient(changes, is_exact):
 
 
 def test_kl_in_the_loss_by_k2_is_exact_for_tokens_given_their_prefixes():
-  """Of one token it is the KL; of two, how the first moves the second is lost."""
+  """Of one token it is the KL; of two, what the first does is left out."""
   estimator = _with(kl_in="loss", kl_estimator="k2")
   frozen = _probabilities(THETA)
 
