@@ -74,6 +74,12 @@ def train_reward_model(
     records_lib.read_records(os.path.join(preferences_dir, f"{split}.jsonl"))
     for split in ("train", "validation")
   )
+  if not held_out:
+    raise ValueError(
+      f"{os.path.join(preferences_dir, 'validation.jsonl')} holds no pairs; "
+      "without held-out pairs nobody knows what the reward model is worth: run "
+      "make_preferences on records that have a validation split"
+    )
   source = preferences.pair_source(
     pairs,
     batch_size=batch_size,
