@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from kernels import ahead_of_time
 from kernels.linear_cross_entropy import (
-  chunked,
+  api,
   pallas_tpu,
   reference,
   shapes,
@@ -56,9 +56,7 @@ def _head_versions(chip: ahead_of_time.Chip) -> dict[str, Callable]:
   )
   return {
     "plain": functools.partial(reference.token_statistics, **plain),
-    "chunked": functools.partial(
-      chunked.token_statistics, **plain, chunk_tokens=chunked.CHUNK_TOKENS
-    ),
+    "chunked": functools.partial(api.BACKENDS["chunked"], **plain),
     "pallas": functools.partial(pallas, **plain),
     "pallas, cap and entropy": functools.partial(
       pallas, soft_cap=30.0, with_entropy=True

@@ -17,11 +17,17 @@ from kernels.linear_cross_entropy import (
 
 TokenStatistics = reference.TokenStatistics
 
+
+def _chunked(hidden, kernel, targets, **options) -> TokenStatistics:
+  chunk_tokens = chunked.largest_chunk(kernel.shape[1])
+  return chunked.token_statistics(
+    hidden, kernel, targets, **options, chunk_tokens=chunk_tokens
+  )
+
+
 BACKENDS = {
   "reference": reference.token_statistics,
-  "chunked": functools.partial(
-    chunked.token_statistics, chunk_tokens=chunked.CHUNK_TOKENS
-  ),
+  "chunked": _chunked,
   "pallas_tpu": pallas_tpu.token_statistics_on_this_chip,
 }
 

@@ -49,7 +49,7 @@ def align_dpo(
     output: directory for checkpoints and metrics.
     objective: of `mlm.alignment.dpo`.
     optimizer: of `mlm.training.optimizers`.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     batch_size: pairs a step.
     prompt_length: tokens of a prompt.
     response_length: tokens of a response.

@@ -165,7 +165,7 @@ def align_rloo(
     output: directory for checkpoints and metrics.
     tasks: tasks whose prompts are used.
     optimizer: of `mlm.training.optimizers`.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     prompts_per_step: B.
     samples_per_prompt: k; at least 2 where siblings are the baseline.
     updates_per_rollout: steps whose responses are sampled from one policy, each

@@ -59,7 +59,7 @@ def evaluate(
     records: output directory of make_instructions; validation prompts.
     output: directory for results.json.
     tasks: tasks whose prompts are used.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     batch_size: rows scored, or prompts sampled, at a time.
     sequence_length: tokens a row of documents.
     max_documents: most validation documents scored a language.

@@ -41,7 +41,7 @@ def export_checkpoint(
     output: folder for the files.
     format: "hugging_face", config.json and safetensors files; or "t5x", of an
       encoder–decoder, a folder checkpoint_0 in its legacy format.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     dtype: "float32" or "bfloat16", of the files.
 
   Raises:

@@ -39,7 +39,7 @@ def extend_model(
     initialization: of `mlm.tokenizers.initialization`.
     vocab_multiple: the new vocab_size is the next multiple of it; the devices
       of the mesh axis "tensor" of later runs must divide it.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     seed: of the rows that are drawn.
 
   Raises:

@@ -52,7 +52,7 @@ def finetune(
     examples: output directory of cache_records or cache_mixture.
     output: directory for mixture.json, checkpoints and metrics.
     optimizer: of `mlm.training.optimizers`.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     batch_size: rows a step.
     sequence_length: tokens a row, into which whole examples are packed.
     too_long: of `packing.PackedRows`: "refuse" or "truncate" examples that no

@@ -33,7 +33,7 @@ def import_checkpoint(
     tokenizer: directory of the tokenizer that the model was trained with; "" if
       it is not one of ours, and then jobs that read text refuse the model.
     output: directory for checkpoints.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     activation_dtype: "float32" or "bfloat16", of the jobs that follow.
     remat: "none", "minimal" or "full", of the jobs that follow.
   """

@@ -36,7 +36,7 @@ def make_preferences(
     records: output directory of make_instructions.
     output: directory for train.jsonl and validation.jsonl.
     tasks: tasks whose records are used.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     max_records: most records a split, spread over its languages.
     batch_size: prompts sampled at a time.
     prompt_length: tokens of a prompt.

@@ -65,7 +65,7 @@ def pretrain(
     model: shape of the model.
     adapters: those to train over the initial model; None to train the model.
     optimizer: of `mlm.training.optimizers`.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     batch_size: rows a step, over all devices.
     objective: of `mlm.data.objectives` or `mlm.data.ul2`; makes rows of text.
     num_steps: updates.

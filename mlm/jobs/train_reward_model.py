@@ -50,7 +50,7 @@ def train_reward_model(
     preferences_dir: output directory of make_preferences.
     output: directory for checkpoints, metrics and calibration.json.
     optimizer: of `mlm.training.optimizers`.
-    mesh_shape: {"data", "fsdp", "tensor"} -> devices.
+    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     batch_size: pairs a step.
     prompt_length: tokens of a prompt.
     response_length: tokens of a response.

@@ -23,6 +23,8 @@ class Backends(NamedTuple):
   grouped_matmul: str
 
 
+# On any platform; what makes params, which are the same whatever runs.
+PLAIN = Backends(None, None, "ragged")
 # To compile ahead of time for TPUs, on whatever machine.
 TPU = Backends("splash_tpu", "pallas_tpu", "megablox_tpu")
 

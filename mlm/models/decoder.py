@@ -324,11 +324,12 @@ def build(
     and config.position_encoding != "alibi"
   )
   module = _Decoder(config, backends)
+  plain = module.clone(backends=backends_lib.PLAIN)
 
   def boxed(key):
     one = jnp.zeros((1, 1), jnp.int32)
     mask = jnp.ones((1, 1, 1), bool)
-    return module.init(key, one, one, mask, one, None, None, jnp.int32(0))[
+    return plain.init(key, one, one, mask, one, None, None, jnp.int32(0))[
       "params"
     ]
 

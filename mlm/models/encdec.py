@@ -307,8 +307,7 @@ def build(
   if backends is None:
     backends = backends_lib.default(config.activation_dtype)
   module = _EncoderDecoder(config, backends)
-  # Params are the same whatever runs.
-  plain = module.clone(backends=backends._replace(relative_attention=None))
+  plain = module.clone(backends=backends_lib.PLAIN)
 
   def boxed(key):
     one = jnp.zeros((1, 1), jnp.int32)

@@ -147,7 +147,7 @@ def _bucket_edges(num_exact: int, num_far: int, max_distance: int):
     [
       next(
         n
-        for n in range(num_exact, max_distance)
+        for n in range(num_exact, max_distance + 1)
         if n**num_far * num_exact**j >= max_distance**j * num_exact**num_far
       )
       for j in range(1, num_far)

@@ -1,6 +1,5 @@
 """Optimizers as optax transformations that also know their learning rate."""
 
-import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -181,68 +180,47 @@ def adamw(
   return Optimizer(transformation.init, transformation.update, learning_rate)
 
 
-# Leading logical axes that number tensors instead of belonging to them.
+_LEAST_SQUARE = 1e-30  # epsilon 1 and 2 of the paper's section 9
+_LEAST_SCALE = 1e-3
+# Leading logical axes that number matrices instead of belonging to them.
 _STACKED = ("layers", "expert")
 
 
-def _matrix_shape(shape: tuple[int, ...], axes: tuple[str, ...]) -> tuple:
-  """(how many axes are stacked, shape of one: a matrix by embed, or a vector).
+class FactoredState(NamedTuple):
+  """State of Adafactor.
+
+  Attributes:
+    step: int32 scalar, updates made.
+    moments: tree like params of mean squares: {"rows", "columns"} of matrices,
+      {"whole"} of the others.
+  """
+
+  step: jax.Array
+  moments: Any
+
+
+def _as_matrices(leaf: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  """[..., inputs, outputs] with leading axes stacked; a vector is one row.
 
   Heads and their widths are one side of their matrix. What has no embed, or
   nothing else, is a vector: norms, biases, tables of distances.
   """
-  stacked = len(list(itertools.takewhile(_STACKED.__contains__, axes)))
-  one, names = shape[stacked:], axes[stacked:]
-  if len(one) < 2 or names.count("embed") != 1:
-    return stacked, (math.prod(one),)
-  if names[0] == "embed":
-    return stacked, (one[0], math.prod(one[1:]))
-  return stacked, (math.prod(one[:-1]), one[-1])
-
-
-def _of_each_matrix(
-  transformation: optax.GradientTransformation, logical_axes: Any
-) -> optax.GradientTransformation:
-  """The transformation of every matrix of stacked layers and experts alone.
-
-  Its state is a tree like params of the transformation's states.
-  """
-
-  def stacked(leaf, axes):
-    """(the leaf as matrices, a function of one -> the same of all)."""
-    if len(axes) != leaf.ndim:
-      raise ValueError(
-        f"a param of shape {leaf.shape} has the logical axes {axes}; give "
-        "those of the model that is trained"
-      )
-    depth, shape = _matrix_shape(leaf.shape, axes)
-    matrices = leaf.reshape(*leaf.shape[:depth], *shape)
-    return matrices, lambda one: functools.reduce(
-      lambda function, _: jax.vmap(function), range(depth), one
+  if len(axes) != leaf.ndim:
+    raise ValueError(
+      f"a param of shape {leaf.shape} has the logical axes {axes}; give those "
+      "of the model that is trained"
     )
+  depth = len(list(itertools.takewhile(_STACKED.__contains__, axes)))
+  stack, one = leaf.shape[:depth], leaf.shape[depth:]
+  split = 0
+  if len(one) > 1 and axes.count("embed") == 1:
+    split = 1 if axes[depth] == "embed" else len(one) - 1
+  return leaf.reshape(*stack, math.prod(one[:split]), math.prod(one[split:]))
 
-  def init(params):
-    def of_leaf(leaf, axes):
-      matrices, all_of = stacked(leaf, axes)
-      return all_of(transformation.init)(matrices)
 
-    return jax.tree.map(of_leaf, params, logical_axes)
-
-  def update(grads, state, params):
-    def of_leaf(grad, axes, of_grad, param):
-      matrices, all_of = stacked(grad, axes)
-      change, of_grad = all_of(transformation.update)(
-        matrices, of_grad, param.reshape(matrices.shape)
-      )
-      return change.reshape(grad.shape), of_grad
-
-    structure = jax.tree.structure(grads)
-    both = structure.flatten_up_to(
-      jax.tree.map(of_leaf, grads, logical_axes, state, params)
-    )
-    return tuple(map(structure.unflatten, zip(*both)))
-
-  return optax.GradientTransformation(init, update)
+def _mean_square(x: jax.Array) -> jax.Array:
+  """Of each matrix, [..., 1, 1]."""
+  return jnp.mean(x**2, axis=(-2, -1))[..., None, None]
 
 
 def adafactor(
@@ -286,17 +264,61 @@ def adafactor(
     raise ValueError(
       f"min_dim_size_to_factor {min_dim_size_to_factor} must be 1 or more"
     )
-  transformation = _of_each_matrix(
-    optax.chain(
-      optax.scale_by_factored_rms(
-        decay_rate=decay_exponent,
-        min_dim_size_to_factor=min_dim_size_to_factor,
-        epsilon=1e-30,  # epsilon 1 of the paper's section 9
-      ),
-      optax.clip_by_block_rms(clipping_threshold),
-      optax.scale_by_learning_rate(learning_rate),
-      optax.scale_by_param_block_rms(min_scale=1e-3),  # epsilon 2
-    ),
-    logical_axes,
-  )
-  return Optimizer(transformation.init, transformation.update, learning_rate)
+
+  # The gradient is read again for every sum, behind a barrier: else arrays of
+  # its size, squares and updates, are kept for two of them, or for the norm of
+  # all gradients.
+  again = jax.lax.optimization_barrier
+
+  def init(params):
+    def of_leaf(param, axes):
+      x = _as_matrices(param, axes)
+      if min(x.shape[-2:]) < min_dim_size_to_factor or x.shape[-2] == 1:
+        return {"whole": jnp.zeros_like(x)}
+      return {
+        "rows": jnp.zeros(x.shape[:-1]),
+        "columns": jnp.zeros((*x.shape[:-2], x.shape[-1])),
+      }
+
+    moments = jax.tree.map(of_leaf, params, logical_axes)
+    return FactoredState(jnp.int32(0), moments)
+
+  def update(grads, state, params):
+    decay = 1 - (state.step + 1.0) ** -decay_exponent
+    rate = learning_rate(state.step)
+
+    def averaged(moment, mean):
+      return decay * moment + (1 - decay) * (mean + _LEAST_SQUARE)
+
+    def scaled(g, *factors):
+      if len(factors) == 1:
+        return g * factors[0]
+      return g * factors[0][..., None] * factors[1][..., None, :]
+
+    def of_leaf(grad, axes, moments, param):
+      g, p = again((_as_matrices(grad, axes), _as_matrices(param, axes)))
+      if "whole" in moments:
+        moments = {"whole": averaged(moments["whole"], g**2)}
+        factors = (moments["whole"] ** -0.5,)
+      else:
+        rows = averaged(moments["rows"], jnp.mean(g**2, -1))
+        g, rows = again((g, rows))
+        columns = averaged(moments["columns"], jnp.mean(g**2, -2))
+        moments = {"rows": rows, "columns": columns}
+        mean = jnp.mean(rows, -1, keepdims=True)
+        factors = ((rows / mean) ** -0.5, columns**-0.5)
+      scale = jnp.maximum(jnp.sqrt(_mean_square(p)), _LEAST_SCALE) * -rate
+      rms = jnp.sqrt(_mean_square(scaled(g, *factors)))
+      scale /= jnp.maximum(1, rms / clipping_threshold)
+      g, scale, factors = again((g, scale, factors))
+      change = scaled(g, *factors) * scale
+      return change.reshape(grad.shape), moments
+
+    structure = jax.tree.structure(grads)
+    both = structure.flatten_up_to(
+      jax.tree.map(of_leaf, grads, logical_axes, state.moments, params)
+    )
+    updates, moments = map(structure.unflatten, zip(*both))
+    return updates, FactoredState(state.step + 1, moments)
+
+  return Optimizer(init, update, learning_rate)

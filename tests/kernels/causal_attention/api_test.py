@@ -9,7 +9,13 @@ import pytest
 from jax.sharding import AxisType
 
 from kernels import ahead_of_time
-from kernels.causal_attention import api, reference, shapes, splash_tpu
+from kernels.causal_attention import (
+  api,
+  cudnn_gpu,
+  reference,
+  shapes,
+  splash_tpu,
+)
 
 
 def _inputs(B, T, N, K, H):
@@ -35,6 +41,22 @@ def test_splash_equals_the_reference_with_gradients():
   want = _output_and_gradients(reference.causal_attention, inputs)
   for a, b in zip(got, want):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_cudnn_is_asked_for_the_attention_of_the_reference(monkeypatch):
+  """Only what is handed over: cuDNN itself needs a GPU."""
+  inputs, asked = _inputs(2, 10, 4, 2, 8), []
+  plain = jax.nn.dot_product_attention
+
+  def stand_in(*operands, implementation, **options):
+    asked.append(implementation)
+    return plain(*operands, implementation="xla", **options)
+
+  want = reference.causal_attention(*inputs)
+  monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+  got = cudnn_gpu.causal_attention(*inputs)
+  assert asked == ["cudnn"]
+  np.testing.assert_array_equal(got, want)
 
 
 def test_a_mesh_gives_the_same_and_must_divide():
@@ -68,6 +90,8 @@ def test_what_cannot_run_is_refused():
     attend(*inputs, backend="magic")
   with pytest.raises(ValueError, match="needs a TPU"):
     attend(*inputs, backend="splash_tpu")
+  with pytest.raises(ValueError, match="needs a GPU"):
+    attend(*inputs, backend="cudnn_gpu")
   with pytest.raises(ValueError, match="N a multiple of K"):
     attend(inputs[0][:, :, :3], *inputs[1:], backend="reference")
 

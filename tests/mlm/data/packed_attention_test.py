@@ -1,5 +1,7 @@
 """Rows of packed documents through the decoder: none sees another."""
 
+import dataclasses
+
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from mlm.data import objectives
 from mlm.models import decoder
 from mlm.tokenizers import special
+from tests import tiny_models
 
 LENGTH, VOCABULARY = 24, 48
 CAUSAL = objectives.causal(length=LENGTH)
@@ -20,28 +23,7 @@ NAMES = ("decoder_input_tokens", "decoder_positions", "decoder_segment_ids")
 def logits_of():
   """Row of features -> logits [LENGTH, V]."""
   model = decoder.build(
-    decoder.DecoderConfig(
-      vocab_size=VOCABULARY,
-      num_layers=2,
-      d_model=16,
-      d_ff=24,
-      num_heads=4,
-      num_kv_heads=2,
-      head_dim=8,
-      position_encoding="rotary_halves",
-      rope_theta=10_000.0,
-      rope_scaling=None,
-      norm="rms",
-      norm_epsilon=1e-5,
-      mlp="swiglu",
-      parallel_block=False,
-      use_biases=False,
-      normalize_embedding=False,
-      tie_embeddings=False,
-      logit_scale=1.0,
-      activation_dtype="float32",
-      remat="none",
-    )
+    dataclasses.replace(tiny_models.DECODER, vocab_size=VOCABULARY)
   )
   rng = np.random.default_rng(0)
   # Larger than at initialisation, so that every path matters to the logits.

@@ -1,5 +1,6 @@
 """Packed rows by number: nothing lost, seqio's rows, exact shares, any hosts."""
 
+import dataclasses
 import math
 
 import hypothesis
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from mlm.data import example_mixture, packing, prompts, schedule
 from mlm.languages import registry
 from mlm.models import decoder
+from tests import tiny_models
 
 CODES = ("eng_Latn", "rus_Cyrl", "tha_Thai", "hin_Deva", "arb_Arab", "yor_Latn")
 
@@ -173,27 +175,15 @@ def test_a_packed_response_is_the_unpacked_one():
 
 def test_attention_never_mixes_examples():
   """A tiny decoder's outputs for a packed example are those it has alone."""
-  config = decoder.DecoderConfig(
+  config = dataclasses.replace(
+    tiny_models.DECODER,
     vocab_size=4096,
     num_layers=1,
-    d_model=16,
     d_ff=32,
     num_heads=2,
     num_kv_heads=1,
-    head_dim=8,
-    position_encoding="rotary_halves",
-    rope_theta=1e4,
-    rope_scaling=None,
-    norm="rms",
     norm_epsilon=1e-6,
-    mlp="swiglu",
-    parallel_block=False,
-    use_biases=False,
-    normalize_embedding=False,
     tie_embeddings=True,
-    logit_scale=1.0,
-    activation_dtype="float32",
-    remat="none",
   )
   model = decoder.build(config)
   params = jax.jit(model.init)(jax.random.key(0))

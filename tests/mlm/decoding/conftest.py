@@ -10,29 +10,13 @@ import numpy as np
 import pytest
 
 from mlm.models import decoder, encdec
+from tests import tiny_models
 
 PAD = 0
-_LLAMA = decoder.DecoderConfig(
+_LLAMA = dataclasses.replace(
+  tiny_models.DECODER,
   vocab_size=12,
-  num_layers=2,
-  d_model=16,
-  d_ff=24,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  position_encoding="rotary_halves",
-  rope_theta=10000.0,
   rope_scaling={"factor": 8.0, "low": 1.0, "high": 4.0, "original_length": 9},
-  norm="rms",
-  norm_epsilon=1e-5,
-  mlp="swiglu",
-  parallel_block=False,
-  use_biases=False,
-  normalize_embedding=False,
-  tie_embeddings=False,
-  logit_scale=1.0,
-  activation_dtype="float32",
-  remat="none",
 )
 CONFIGS = {
   "llama": _LLAMA,
@@ -58,21 +42,7 @@ CONFIGS = {
     normalize_embedding=True,
     tie_embeddings=True,
   ),
-  "mt5": encdec.EncoderDecoderConfig(
-    vocab_size=12,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    d_model=16,
-    d_ff=24,
-    num_heads=2,
-    head_dim=6,
-    num_buckets=8,
-    max_distance=12,
-    relative_bias="stack",
-    norm_epsilon=1e-6,
-    activation_dtype="float32",
-    remat="none",
-  ),
+  "mt5": dataclasses.replace(tiny_models.ENCODER_DECODER, vocab_size=12),
 }
 
 

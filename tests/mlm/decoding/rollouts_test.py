@@ -1,5 +1,6 @@
 """Rollouts: keys by prompt, sample, step and seed, not by the batch."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,29 +9,16 @@ import pytest
 
 from mlm.decoding import rollouts
 from mlm.models import decoder
+from tests import tiny_models
 
 PAD, EOS = 0, 1
-CONFIG = decoder.DecoderConfig(
+CONFIG = dataclasses.replace(
+  tiny_models.DECODER,
   vocab_size=12,
-  num_layers=2,
-  d_model=16,
   d_ff=16,
   num_heads=2,
   num_kv_heads=1,
-  head_dim=8,
-  position_encoding="rotary_halves",
-  rope_theta=10000.0,
-  rope_scaling=None,
-  norm="rms",
-  norm_epsilon=1e-5,
-  mlp="swiglu",
-  parallel_block=False,
-  use_biases=False,
-  normalize_embedding=False,
   tie_embeddings=True,
-  logit_scale=1.0,
-  activation_dtype="float32",
-  remat="none",
 )
 PROMPTS = np.array(
   [[0, 0, 3, 4], [5, 6, 7, 8], [0, 9, 2, 3], [4, 4, 5, 5]], np.int32

@@ -16,30 +16,10 @@ from mlm.models import decoder
 from mlm.sharding import mesh as mesh_lib
 from mlm.tokenizers import count, initialization, load
 from mlm.training import state as train_state
+from tests import tiny_models
 
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
-CONFIG = decoder.DecoderConfig(
-  vocab_size=432,
-  num_layers=2,
-  d_model=16,
-  d_ff=24,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  position_encoding="rotary_halves",
-  rope_theta=10000.0,
-  rope_scaling=None,
-  norm="rms",
-  norm_epsilon=1e-5,
-  mlp="swiglu",
-  parallel_block=False,
-  use_biases=False,
-  normalize_embedding=False,
-  tie_embeddings=False,
-  logit_scale=1.0,
-  activation_dtype="float32",
-  remat="none",
-)
+CONFIG = dataclasses.replace(tiny_models.DECODER, vocab_size=432)
 
 
 def _batch(tokens):

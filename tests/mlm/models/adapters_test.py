@@ -17,29 +17,9 @@ from mlm.sharding import rules
 from mlm.training import losses, optimizers
 from mlm.training import state as train_state
 from mlm.training import step as train_step
+from tests import tiny_models
 
-CONFIG = decoder.DecoderConfig(
-  vocab_size=48,
-  num_layers=2,
-  d_model=16,
-  d_ff=24,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  position_encoding="rotary_halves",
-  rope_theta=10000.0,
-  rope_scaling=None,
-  norm="rms",
-  norm_epsilon=1e-5,
-  mlp="swiglu",
-  parallel_block=False,
-  use_biases=False,
-  normalize_embedding=False,
-  tie_embeddings=False,
-  logit_scale=1.0,
-  activation_dtype="float32",
-  remat="none",
-)
+CONFIG = tiny_models.DECODER
 MIXTURE = dataclasses.replace(
   CONFIG,
   moe=moe.MoEConfig(
@@ -356,7 +336,9 @@ def test_training_moves_adapters_and_leaves_the_frozen_base(fresh):
     weight_decay=0.0,
     max_grad_norm=1.0,
   )
-  mesh = Mesh(np.reshape(jax.devices()[:1], (1, 1, 1)), mesh_lib.AXES)
+  mesh = Mesh(
+    np.reshape(jax.devices()[:1], (1,) * len(mesh_lib.AXES)), mesh_lib.AXES
+  )
   abstract = train_state.abstract(
     init=lambda key: model.init(key)["adapters"], optimizer=optimizer
   )

@@ -1,33 +1,24 @@
 """Caches: rows that share a prompt's slots, without a copy for each."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mlm.models import caches, decoder
+from tests import tiny_models
 
 L, K, H, P = 2, 2, 64, 512
-CONFIG = decoder.DecoderConfig(
+CONFIG = dataclasses.replace(
+  tiny_models.DECODER,
   vocab_size=16,
   num_layers=L,
   d_model=32,
   d_ff=32,
-  num_heads=4,
   num_kv_heads=K,
   head_dim=H,
-  position_encoding="rotary_halves",
-  rope_theta=10000.0,
-  rope_scaling=None,
-  norm="rms",
-  norm_epsilon=1e-5,
-  mlp="swiglu",
-  parallel_block=False,
-  use_biases=False,
-  normalize_embedding=False,
   tie_embeddings=True,
-  logit_scale=1.0,
-  activation_dtype="float32",
-  remat="none",
 )
 
 

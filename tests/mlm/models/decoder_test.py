@@ -15,29 +15,9 @@ from mlm.models import backends as backends_lib
 from mlm.models import decoder, layers
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
+from tests import tiny_models
 
-CONFIG = decoder.DecoderConfig(
-  vocab_size=48,
-  num_layers=2,
-  d_model=16,
-  d_ff=24,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  position_encoding="rotary_halves",
-  rope_theta=10000.0,
-  rope_scaling=None,
-  norm="rms",
-  norm_epsilon=1e-5,
-  mlp="swiglu",
-  parallel_block=False,
-  use_biases=False,
-  normalize_embedding=False,
-  tie_embeddings=False,
-  logit_scale=1.0,
-  activation_dtype="float32",
-  remat="none",
-)
+CONFIG = tiny_models.DECODER
 
 # Three heads: not a power of two, as BLOOM's 112 are not.
 FAMILIES = {

@@ -15,22 +15,9 @@ from mlm.models import encdec
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.training import losses
+from tests import tiny_models
 
-CONFIG = encdec.EncoderDecoderConfig(
-  vocab_size=48,
-  num_encoder_layers=2,
-  num_decoder_layers=3,
-  d_model=16,
-  d_ff=24,
-  num_heads=2,
-  head_dim=6,
-  num_buckets=8,
-  max_distance=12,
-  relative_bias="stack",
-  norm_epsilon=1e-6,
-  activation_dtype="float32",
-  remat="none",
-)
+CONFIG = dataclasses.replace(tiny_models.ENCODER_DECODER, num_decoder_layers=3)
 
 
 @functools.cache
@@ -174,9 +161,18 @@ def test_initial_logits_have_unit_variance():
   assert key.std() / query.std() == pytest.approx(6**0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("attention", [None, "emulated"])
-def test_a_mesh_gives_the_same_with_gradients(monkeypatch, family, attention):
-  """With XLA's attention, and with the kernel of relative attention emulated."""
+@pytest.mark.parametrize(
+  "relative_bias, attention",
+  [
+    ("layer", None),
+    ("stack", "chunked"),
+    pytest.param("stack", "emulated", marks=pytest.mark.slow),
+  ],
+)
+def test_a_mesh_gives_the_same_with_gradients(
+  monkeypatch, relative_bias, attention
+):
+  """With XLA's attention, and with backends of the kernel."""
   monkeypatch.setitem(
     relative_attention.BACKENDS,
     "emulated",
@@ -187,10 +183,9 @@ def test_a_mesh_gives_the_same_with_gradients(monkeypatch, family, attention):
       interpret=True,
     ),
   )
-  model, params = family
-  bias = "relative_bias" in params["encoder"]
+  model, params = _jitted(relative_bias)
   fused = encdec.build(
-    dataclasses.replace(CONFIG, relative_bias="stack" if bias else "layer"),
+    dataclasses.replace(CONFIG, relative_bias=relative_bias),
     backends=backends_lib.Backends(None, attention, "ragged"),
   )
   tokens = np.arange(8 * 6).reshape(8, 6) % 48

@@ -5,44 +5,26 @@ import json
 
 import pytest
 
-from mlm.models import decoder, encdec, families
+from mlm.models import families
+from tests import tiny_models
 
-DECODER = decoder.DecoderConfig(
+DECODER = dataclasses.replace(
+  tiny_models.DECODER,
   vocab_size=64,
   num_layers=1,
-  d_model=16,
   d_ff=32,
   num_heads=2,
   num_kv_heads=1,
-  head_dim=8,
-  position_encoding="rotary_halves",
-  rope_theta=1e4,
-  rope_scaling=None,
-  norm="rms",
-  norm_epsilon=1e-5,
-  mlp="swiglu",
-  parallel_block=False,
-  use_biases=False,
-  normalize_embedding=False,
   tie_embeddings=True,
-  logit_scale=1.0,
-  activation_dtype="float32",
-  remat="none",
 )
-ENCODER_DECODER = encdec.EncoderDecoderConfig(
+ENCODER_DECODER = dataclasses.replace(
+  tiny_models.ENCODER_DECODER,
   vocab_size=64,
   num_encoder_layers=1,
   num_decoder_layers=1,
-  d_model=16,
   d_ff=32,
-  num_heads=2,
   head_dim=8,
-  num_buckets=8,
   max_distance=16,
-  relative_bias="stack",
-  norm_epsilon=1e-6,
-  activation_dtype="float32",
-  remat="none",
 )
 
 

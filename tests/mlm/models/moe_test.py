@@ -14,6 +14,7 @@ from mlm.models import decoder, moe
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.training import losses
+from tests import tiny_models
 
 MOE = moe.MoEConfig(
   num_experts=4,
@@ -23,29 +24,7 @@ MOE = moe.MoEConfig(
   load_balancing_weight=0.01,
   router_z_weight=0.001,
 )
-CONFIG = decoder.DecoderConfig(
-  vocab_size=48,
-  num_layers=2,
-  d_model=16,
-  d_ff=24,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-  position_encoding="rotary_halves",
-  rope_theta=10000.0,
-  rope_scaling=None,
-  norm="rms",
-  norm_epsilon=1e-5,
-  mlp="swiglu",
-  parallel_block=False,
-  use_biases=False,
-  normalize_embedding=False,
-  tie_embeddings=False,
-  logit_scale=1.0,
-  activation_dtype="float32",
-  remat="none",
-  moe=MOE,
-)
+CONFIG = dataclasses.replace(tiny_models.DECODER, moe=MOE)
 AMPLE = dataclasses.replace(MOE, capacity_factor=2.0)  # E / A: all of a row
 TIGHT = dataclasses.replace(MOE, capacity_factor=0.5)
 VALID = np.array([[True] * 6, [False] * 2 + [True] * 4])
@@ -388,11 +367,9 @@ def test_megablox_emulated_on_split_experts_equals_a_plain_loop(
   want = both("reference")
   with jax.set_mesh(_mesh((2, 1, 2, 2))):
     found = both("emulated")
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-    found,
-    want,
-  )
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want)):
+    # Of the whole: terms of 30 cancel to single elements of 0.1.
+    assert np.linalg.norm(a - b) < 1e-5 * np.linalg.norm(b)
 
 
 def test_a_mesh_that_does_not_divide_the_experts_is_refused():

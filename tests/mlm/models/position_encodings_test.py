@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kernels.relative_attention import buckets
 from mlm.models import position_encodings
 
 ROTATE = (position_encodings.rotate_halves, position_encodings.rotate_pairs)
@@ -107,3 +108,18 @@ def test_relative_buckets_are_exact_near_and_logarithmic_far(
   )
   want = [_bucket(n, is_bidirectional, *sizes) for n in distances.tolist()]
   np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("sizes", [(32, 128), (8, 12), (64, 256), (32, 20)])
+def test_relative_buckets_are_those_of_the_kernel(sizes, is_causal):
+  """Plain and fused attention are one model."""
+  num_buckets, max_distance = sizes
+  options = {"num_buckets": num_buckets, "max_distance": max_distance}
+  distance = np.arange(-600, 600)
+  np.testing.assert_array_equal(
+    position_encodings.relative_buckets(
+      distance, is_bidirectional=not is_causal, **options
+    ),
+    buckets.bucket(distance, is_causal=is_causal, **options),
+  )

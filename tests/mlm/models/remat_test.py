@@ -8,30 +8,19 @@ import numpy as np
 import pytest
 
 from mlm.models import decoder, encdec, layers
+from tests import tiny_models
 
-DECODER = decoder.DecoderConfig(
+DECODER = dataclasses.replace(
+  tiny_models.DECODER,
   vocab_size=64,
   num_layers=8,
   d_model=64,
   d_ff=192,
-  num_heads=4,
-  num_kv_heads=2,
   head_dim=16,
-  position_encoding="rotary_halves",
-  rope_theta=10000.0,
-  rope_scaling=None,
-  norm="rms",
-  norm_epsilon=1e-5,
-  mlp="swiglu",
-  parallel_block=False,
-  use_biases=False,
-  normalize_embedding=False,
   tie_embeddings=True,
-  logit_scale=1.0,
-  activation_dtype="float32",
-  remat="none",
 )
-ENCODER_DECODER = encdec.EncoderDecoderConfig(
+ENCODER_DECODER = dataclasses.replace(
+  tiny_models.ENCODER_DECODER,
   vocab_size=64,
   num_encoder_layers=8,
   num_decoder_layers=8,
@@ -41,10 +30,6 @@ ENCODER_DECODER = encdec.EncoderDecoderConfig(
   head_dim=16,
   num_buckets=32,
   max_distance=128,
-  relative_bias="stack",
-  norm_epsilon=1e-6,
-  activation_dtype="float32",
-  remat="none",
 )
 
 

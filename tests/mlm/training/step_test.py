@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax
@@ -13,6 +14,7 @@ from mlm.sharding import mesh as mesh_lib
 from mlm.training import losses, optimizers
 from mlm.training import state as train_state
 from mlm.training import step as train_step
+from tests import tiny_models
 
 BACKEND = linear_cross_entropy.default_backend()
 ONE_DEVICE = (1, 1, 1)
@@ -183,27 +185,12 @@ def test_batch_that_does_not_divide_the_mesh_is_an_error(make_batch):
 
 def _decoder():
   return decoder.build(
-    decoder.DecoderConfig(
+    dataclasses.replace(
+      tiny_models.DECODER,
       vocab_size=64,
-      num_layers=2,
       d_model=32,
       d_ff=64,
-      num_heads=4,
-      num_kv_heads=2,
-      head_dim=8,
-      position_encoding="rotary_halves",
-      rope_theta=10000.0,
-      rope_scaling=None,
-      norm="rms",
-      norm_epsilon=1e-5,
-      mlp="swiglu",
-      parallel_block=False,
-      use_biases=False,
-      normalize_embedding=False,
       tie_embeddings=True,
-      logit_scale=1.0,
-      activation_dtype="float32",
-      remat="none",
     )
   )
 
