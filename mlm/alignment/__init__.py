@@ -1,1 +1,1 @@
-"""Alignment: preferences, rewards and RLOO, through the one training loop."""
+"""Alignment: preferences, rewards, DPO and RLOO, through the one loop."""

@@ -47,7 +47,8 @@ def pair_rows(
   exceeds R is cut before EOS, in both responses alike.
 
   Returns:
-    {"chosen_rows", "rejected_rows": int32 [B, P + R], "language_ids": [B]}.
+    {"chosen_rows", "rejected_rows": int32 [B, P + R], "language_ids": [B],
+    "margins": float32 [B]}; the margin of a pair without one is 0.
   """
   rows = prompts.prompt_rows(
     [prompts.prompt_ids(processor, pair["prompt"]) for pair in pairs],
@@ -70,6 +71,9 @@ def pair_rows(
     "rejected_rows": with_response("rejected"),
     "language_ids": np.array(
       [registry.index(pair["language"]) for pair in pairs], np.int32
+    ),
+    "margins": np.array(
+      [pair.get("margin", 0.0) for pair in pairs], np.float32
     ),
   }
 

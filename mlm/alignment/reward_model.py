@@ -1,16 +1,22 @@
-"""The Bradley–Terry reward model: a decoder with a scalar read at the last token.
+"""Reward models: a decoder with a scalar read at the last token.
+
+Trained on which of two responses is better (Bradley–Terry), or pointwise on
+whether a response is good.
 
 Params are {"decoder": decoder params, "score": [D]}. The level and scale of raw
 scores are arbitrary; divide by their spread on samples of the reference policy
-before adding them to other rewards.
+before adding them to other rewards (`mlm.alignment.calibration`).
 
 Letters: N rows, T tokens a row (prompt left-padded, then response and EOS).
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+from mlm.training import losses
 
 
 def init(decoder_params: dict, d_model: int) -> dict:
@@ -48,7 +54,7 @@ def scores(apply: Callable, params: dict, rows: jax.Array, *, pad_id: int):
 def bradley_terry_loss(
   apply: Callable, *, centering: float, num_languages: int, pad_id: int
 ) -> Callable:
-  """Builds the pairwise loss -log sigmoid(r_chosen - r_rejected), averaged.
+  """Builds the pairwise loss -log sigmoid(r_chosen - r_rejected - m), averaged.
 
   Chosen and rejected go through one forward pass of 2B rows.
 
@@ -61,34 +67,78 @@ def bradley_terry_loss(
 
   Returns:
     loss_fn(params, frozen, batch, key) -> (loss, metrics); batch holds
-    chosen_rows and rejected_rows int32 [B, T] and language_ids int32 [B].
+    chosen_rows and rejected_rows int32 [B, T], language_ids int32 [B], and m as
+    margins float32 [B], 0 where no pair is better by more than another.
 
-  Source: Bradley & Terry 1952; as used by Ouyang et al. 2022, equation 1.
+  Source: Bradley & Terry 1952; as used by Ouyang et al. 2022, equation 1;
+  margin as in Touvron et al. 2023 (Llama 2), equation 2.
   """
 
   def loss_fn(params, frozen, batch, key):
     del frozen, key
-    rows = jnp.concatenate([batch["chosen_rows"], batch["rejected_rows"]])
-    chosen, rejected = jnp.split(scores(apply, params, rows, pad_id=pad_id), 2)
-    pair_losses = -jax.nn.log_sigmoid(chosen - rejected)
+    chosen, rejected = _pair_scores(apply, params, batch, pad_id)
+    pair_losses = -jax.nn.log_sigmoid(chosen - rejected - batch["margins"])
     level = jnp.mean((chosen + rejected) ** 2)
-    loss = jnp.mean(pair_losses) + centering * level
-    num_pairs = jnp.float32(pair_losses.shape[0])
-    right = (chosen > rejected).astype(jnp.float32)
-
-    def by_language(values):
-      return jax.ops.segment_sum(
-        values, batch["language_ids"], num_segments=num_languages
-      )
-
-    pairs_by_language = by_language(jnp.ones_like(right))
-    metrics = {
-      "loss": (pair_losses.sum(), num_pairs),
-      "accuracy": (right.sum(), num_pairs),
-      "margin": ((chosen - rejected).sum(), num_pairs),
-      "accuracy_by_language": (by_language(right), pairs_by_language),
-      "loss_by_language": (by_language(pair_losses), pairs_by_language),
-    }
-    return loss, metrics
+    metrics = _metrics(chosen, rejected, pair_losses, batch, num_languages)
+    return jnp.mean(pair_losses) + centering * level, metrics
 
   return loss_fn
+
+
+def pointwise_loss(
+  apply: Callable, *, num_languages: int, pad_id: int
+) -> Callable:
+  """Builds the cross-entropy of sigmoid(r) against good and bad, averaged.
+
+  The chosen responses are the good ones, the rejected the bad ones. Unlike the
+  pairwise loss it fixes the level of scores, and it needs no pairs of the same
+  prompt; margins are not read.
+
+  Args:
+    apply: decoder apply.
+    num_languages: length of the per-language metric vectors.
+    pad_id: padding token.
+
+  Returns:
+    loss_fn as that of `bradley_terry_loss`; loss is per response.
+
+  Source: Wu et al. 2024, "Reuse Your Rewards", for summaries.
+  """
+
+  def loss_fn(params, frozen, batch, key):
+    del frozen, key
+    chosen, rejected = _pair_scores(apply, params, batch, pad_id)
+    good = -jax.nn.log_sigmoid(chosen)
+    bad = -jax.nn.log_sigmoid(-rejected)
+    pair_losses = (good + bad) / 2
+    metrics = _metrics(chosen, rejected, pair_losses, batch, num_languages)
+    return jnp.mean(pair_losses), metrics
+
+  return loss_fn
+
+
+def pairwise(*, centering: float) -> Callable:
+  """`bradley_terry_loss` with its centering given."""
+  return functools.partial(bradley_terry_loss, centering=centering)
+
+
+def pointwise() -> Callable:
+  """`pointwise_loss`, which needs no settings."""
+  return pointwise_loss
+
+
+def _pair_scores(apply, params, batch, pad_id):
+  rows = jnp.concatenate([batch["chosen_rows"], batch["rejected_rows"]])
+  return jnp.split(scores(apply, params, rows, pad_id=pad_id), 2)
+
+
+def _metrics(chosen, rejected, pair_losses, batch, num_languages):
+  return losses.row_metrics(
+    {
+      "loss": (pair_losses, 1),
+      "accuracy": (chosen > rejected, 1),
+      "margin": (chosen - rejected, 1),
+    },
+    batch["language_ids"],
+    num_languages=num_languages,
+  )

@@ -1,114 +1,116 @@
-"""RLOO: REINFORCE with a leave-one-out baseline over k responses of a prompt.
+"""RLOO and its relatives as a batch source and a loss.
 
-One step, in four sentences. The current policy samples k responses for each
-prompt. Each gets a reward minus beta times its log-probability ratio to the
-frozen reference, summed over the response. Its advantage is that number minus
-the mean of its k - 1 siblings' numbers. The loss is minus the mean of the
-advantage times the summed log-probability of the response.
+One step of the paper's, in four sentences. The current policy samples k
+responses for each prompt. Each gets a reward minus beta times its
+log-probability ratio to the frozen reference, summed over the response. Its
+advantage is that number minus the mean of its k - 1 siblings' numbers. The loss
+is minus the mean of the advantage times the summed log-probability of the
+response.
 
-One gradient step is taken per rollout, so no ratio and no clipping is needed;
-log-probabilities come from the training forward on both sides.
+What other libraries do instead is a setting of `mlm.alignment.estimators`. With
+one update a rollout no ratio is needed; with more, ratios are to the
+log-probabilities of when the rollout was made. All log-probabilities come from
+the training forward.
 
 Source: Ahmadian et al. 2024, "Back to Basics", section 2.3; Kool et al. 2019.
-Letters: B prompts, K samples a prompt, N = B * K rows.
+Letters: B prompts, K samples a prompt, N = B * K rows, T tokens a row.
 """
 
+import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mlm.alignment import estimators
 from mlm.sharding import mesh as mesh_lib
 from mlm.training import losses
+from mlm.training import metrics as metrics_lib
 
 
-def leave_one_out_advantages(rewards):
-  """Reward minus the mean reward of the siblings.
-
-  A_i = R_i - 1/(k-1) * sum over j != i of R_j, so each prompt's advantages sum
-  to 0, and adding a constant to a prompt's rewards changes nothing.
-
-  Args:
-    rewards: float [B, K] shaped rewards, K >= 2.
-
-  Returns:
-    float [B, K].
-
-  Raises:
-    ValueError: if K < 2; there are no siblings to compare with.
-  """
-  num_samples = rewards.shape[1]
-  if num_samples < 2:
-    raise ValueError(
-      f"RLOO needs at least 2 samples a prompt, got {num_samples}; set "
-      "SAMPLES_PER_PROMPT to 2 or more"
-    )
-  siblings = rewards.sum(axis=1, keepdims=True) - rewards
-  return rewards - siblings / (num_samples - 1)
-
-
-def rloo_loss(apply: Callable, *, backend: str, num_languages: int) -> Callable:
-  """Builds -mean(advantage * sum of response log-probabilities).
+def rloo_loss(
+  apply: Callable,
+  *,
+  estimator: estimators.Estimator,
+  backend: str,
+  num_languages: int,
+) -> Callable:
+  """Builds the surrogate loss of an estimator.
 
   Args:
     apply: decoder apply.
+    estimator: of the gradient.
     backend: of the linear cross-entropy kernel.
     num_languages: length of the per-language metric vectors.
 
   Returns:
     loss_fn(params, frozen, batch, key) -> (loss, metrics). The batch is a
-    prompt–response batch with advantages, reward, kl, length and ended,
-    float32 [N], language_ids int32 [N], and reward_<part> float32 [N] a part.
+    prompt–response batch with sampled_logprobs and reference_logprobs, float32
+    [N, T], advantages, reward, kl, length, ended and is_equal_group, float32
+    [N], language_ids int32 [N], and reward_<part> float32 [N] a part.
   """
 
   def loss_fn(params, frozen, batch, key):
     del frozen, key
-    logprobs = losses.sequence_logprobs(apply, params, batch, backend=backend)
-    loss = -jnp.mean(batch["advantages"] * logprobs)
-    num_rows = jnp.float32(logprobs.shape[0])
-
-    def by_language(values):
-      return jax.ops.segment_sum(
-        values, batch["language_ids"], num_segments=num_languages
-      )
-
-    rows_by_language = by_language(jnp.ones_like(logprobs))
-    metrics = {"loss": (loss, jnp.float32(1))}
-    names = [name for name in batch if name.startswith("reward_")]
-    for name in ["reward", "kl", "length", "ended", *names]:
-      metrics[name] = (batch[name].sum(), num_rows)
-    for name in ["reward", "kl"]:
-      metrics[f"{name}_by_language"] = (
-        by_language(batch[name]),
-        rows_by_language,
-      )
-    metrics["kl_per_token"] = (batch["kl"].sum(), batch["length"].sum())
-    metrics["equal_groups"] = (
-      batch["is_equal_group"].sum(),
-      num_rows,
+    logprobs = losses.token_logprobs(apply, params, batch, backend=backend)
+    weights = batch["decoder_loss_weights"]
+    loss, clipped, counted = estimators.surrogate(
+      estimator,
+      logprobs,
+      sampled=batch["sampled_logprobs"],
+      reference=batch["reference_logprobs"],
+      advantages=batch["advantages"],
+      weights=weights,
     )
-    return loss, metrics
+    length = batch["length"]
+    log_ratios = jnp.abs((logprobs - batch["sampled_logprobs"]) * weights)
+    names = [name for name in batch if name.startswith("reward_")]
+    values = {
+      **{
+        name: (batch[name], 1)
+        for name in ("reward", "kl", "length", "ended", *names)
+      },
+      "kl_per_token": (batch["kl"], length),
+      "equal_groups": (batch["is_equal_group"], 1),
+      "log_ratio_per_token": (log_ratios.sum(axis=1), length),
+    }
+    if estimator.clip is not None:
+      values["clipped"] = (clipped.sum(axis=1), counted.sum(axis=1))
+    metrics = losses.row_metrics(
+      values, batch["language_ids"], num_languages=num_languages
+    )
+    return loss, {"loss": (loss, jnp.float32(1)), **metrics}
 
   return loss_fn
 
 
 def make_logprob_pair(apply: Callable, *, backend: str) -> Callable:
-  """Jitted (params, reference, batch) -> two float32 [N] of summed log-probs.
+  """Jitted (params, reference, batch) -> two float32 [N, T] of log-probs.
 
-  Policy and reference go through the same forward as training, so the policy
-  equal to the reference gives a difference of exactly 0.
+  Each is 0 outside of the response. Policy and reference go through the same
+  forward as training, so the policy equal to the reference gives a difference
+  of exactly 0.
   """
 
   @mesh_lib.jit
   def logprob_pair(params, reference, batch):
-    return (
-      losses.sequence_logprobs(apply, params, batch, backend=backend),
-      losses.sequence_logprobs(apply, reference, batch, backend=backend),
+    return tuple(
+      losses.token_logprobs(apply, p, batch, backend=backend)
+      * batch["decoder_loss_weights"]
+      for p in (params, reference)
     )
 
   return logprob_pair
+
+
+def _rewards_before(path: str, step: int) -> list[float]:
+  """Mean shaped rewards of the steps before one."""
+  metrics_lib.drop_from(path, step)
+  if not os.path.exists(path):
+    return []
+  return [line["shaped_reward"] for line in metrics_lib.read(path)]
 
 
 def make_batch_source(
@@ -121,7 +123,9 @@ def make_batch_source(
   reference: Any,
   score: Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]],
   reward_of_parts: Callable[[dict[str, np.ndarray]], np.ndarray],
-  kl_coefficient: float,
+  estimator: estimators.Estimator,
+  updates_per_rollout: int,
+  history: str,
   seed: int,
   eos_id: int,
 ) -> Callable[[Any], dict[str, np.ndarray]]:
@@ -137,22 +141,26 @@ def make_batch_source(
     reference: reference params, frozen.
     score: (rows, responses int32 [N, R], language ids [N]) -> parts [N] each.
     reward_of_parts: parts -> reward [N].
-    kl_coefficient: beta, weight of the summed log ratio in the reward.
+    estimator: of the gradient.
+    updates_per_rollout: steps whose responses are sampled from one policy, that
+      of the first of them; each response is learned from once.
+    history: file of mean rewards by step, for a moving average.
     seed: of the sampling keys.
     eos_id: token that ends a response.
 
   Returns:
     batch_source(state) -> batch as `rloo_loss` reads it.
   """
+  earlier: list[float] | None = None
+  ready: dict[int, dict] = {}
 
-  def batch_source(state):
-    step = int(state.step)
+  def rollout(params, step):
     drawn = prompts(step)
     placed = place(
       {"prompts": drawn["prompts"], "prompt_ids": drawn["prompt_ids"]}
     )
     responses = np.asarray(
-      sample(state.params, placed["prompts"], placed["prompt_ids"], seed, step)
+      sample(params, placed["prompts"], placed["prompt_ids"], seed, step)
     )
     num_prompts, num_samples, response_length = responses.shape
     responses = responses.reshape(-1, response_length)
@@ -161,20 +169,33 @@ def make_batch_source(
       [np.repeat(drawn["prompts"], num_samples, axis=0), responses], axis=1
     )
     batch = to_batch(rows, language_ids)
-    policy, frozen = logprob_pair(state.params, reference, place(batch))
-    kl = np.asarray(policy) - np.asarray(frozen)
+    sampled, frozen = map(
+      np.asarray, logprob_pair(params, reference, place(batch))
+    )
+    weights = batch["decoder_loss_weights"]
     parts = score(rows, responses, language_ids)
     reward = reward_of_parts(parts)
-    shaped = (reward - kl_coefficient * kl).reshape(num_prompts, num_samples)
-    raw = reward.reshape(num_prompts, num_samples)
-    equal = np.ptp(raw, axis=1) == 0
+    of_prompts = (num_prompts, num_samples)
+    raw = reward.reshape(of_prompts)
+    kl = np.asarray(estimators.token_kl(estimator, sampled, frozen, weights))
+    found, shaped = estimators.advantages(
+      estimator,
+      raw,
+      kl.sum(axis=1).reshape(of_prompts),
+      earlier=np.array(earlier),
+    )
+    if estimator.baseline == "moving_average":
+      earlier.append(float(shaped.mean()))
+      metrics_lib.append(history, {"step": step, "shaped_reward": earlier[-1]})
     as_rows = {
-      "advantages": leave_one_out_advantages(shaped).reshape(-1),
+      "sampled_logprobs": sampled,
+      "reference_logprobs": frozen,
+      "advantages": found.reshape(-1),
       "reward": reward,
-      "kl": kl,
-      "length": batch["decoder_loss_weights"].sum(axis=1),
+      "kl": (sampled - frozen).sum(axis=1),
+      "length": weights.sum(axis=1),
       "ended": (responses == eos_id).any(axis=1),
-      "is_equal_group": np.repeat(equal, num_samples),
+      "is_equal_group": np.repeat(np.ptp(raw, axis=1) == 0, num_samples),
       **{f"reward_{name}": values for name, values in parts.items()},
     }
     batch.update(
@@ -182,5 +203,22 @@ def make_batch_source(
     )
     batch["language_ids"] = language_ids.astype(np.int32)
     return batch
+
+  def batch_source(state):
+    nonlocal earlier
+    step = int(state.step)
+    if earlier is None:
+      earlier = _rewards_before(history, step)
+      if step % updates_per_rollout:
+        logging.warning(
+          "resuming at step %d, within a rollout of %d updates: its remaining "
+          "prompts are sampled again, from the present policy",
+          step,
+          updates_per_rollout,
+        )
+    if step not in ready:
+      stop = (step // updates_per_rollout + 1) * updates_per_rollout
+      ready.update({s: rollout(state.params, s) for s in range(step, stop)})
+    return ready.pop(step)
 
   return batch_source

@@ -49,8 +49,8 @@ def make_score(
   *,
   apply: Callable,
   reward_params: Any,
-  mean: float,
-  std: float,
+  mean: np.ndarray,
+  std: np.ndarray,
   place: Callable,
   processor: Any,
   identify: rewards.Identify,
@@ -60,20 +60,13 @@ def make_score(
   Args:
     apply: of the reward model's decoder.
     reward_params: of `mlm.alignment.reward_model`.
-    mean: of raw scores on samples of the reference policy.
-    std: their standard deviation, > 0.
+    mean: of raw scores on samples of the reference policy, float [languages]
+      by `registry.index`; see `calibration.standardization`.
+    std: their standard deviation.
     place: puts a dict of host arrays on the mesh.
     processor: SentencePiece processor.
     identify: text -> (code or None, probability).
-
-  Raises:
-    ValueError: if std is not positive: the reward model says nothing.
   """
-  if not std > 0:
-    raise ValueError(
-      f"the reward model's scores have standard deviation {std}; it prefers "
-      "nothing, train it longer or on more pairs"
-    )
   raw_scores = mesh_lib.jit(
     lambda params, rows: reward_model.scores(
       apply, params, rows, pad_id=special.PAD_ID
@@ -86,7 +79,7 @@ def make_score(
       **verifiable_scores(
         responses, language_ids, processor=processor, identify=identify
       ),
-      "reward_model": (raw - mean) / std,
+      "reward_model": (raw - mean[language_ids]) / std[language_ids],
     }
 
   return score

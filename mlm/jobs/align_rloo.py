@@ -1,14 +1,25 @@
-"""Job: alignment by RLOO, through the one training loop."""
+"""Job: alignment by RLOO or a relative of it, through the one training loop."""
 
+import dataclasses
 import json
+import logging
 import os
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from beam_pipelines import langid
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.alignment import generation, reward_model, rewards, rloo, scoring
+from mlm.alignment import (
+  calibration,
+  estimators,
+  generation,
+  reward_model,
+  rewards,
+  rloo,
+  scoring,
+)
 from mlm.checkpoints import manager
 from mlm.data import prompts
 from mlm.decoding import rollouts
@@ -22,18 +33,77 @@ from mlm.training import state as train_state
 from mlm.training import step
 from mlm.training.optimizers import Optimizer
 
+HISTORY_FILE = "rewards.jsonl"  # what a moving average is taken over
 
-def open_score(
-  directory: str, *, model, config, mesh, tokenizer: str, processor
-):
-  """The scoring function of a trained reward model; see `scoring.make_score`."""
+
+def read_calibration(directory: str) -> dict:
+  """What train_reward_model measured; see `calibration.summarize`."""
   path = os.path.join(directory, train_reward_model.CALIBRATION_FILE)
   if not os.path.exists(path):
     raise FileNotFoundError(
       f"no {path}; run train_reward_model to its end first"
     )
-  with open(path) as f:
-    calibration = json.load(f)
+  with open(path, encoding="utf-8") as f:
+    return json.load(f)
+
+
+def check_above_chance(
+  directory: str, languages: Sequence[str], *, chance_gate: str
+) -> None:
+  """Stops or warns before a policy learns from a reward model at chance.
+
+  Args:
+    directory: output directory of train_reward_model.
+    languages: codes that the policy will be trained in.
+    chance_gate: "refuse" or "warn".
+
+  Raises:
+    ValueError: with "refuse", if the model's held-out accuracy is not above a
+      half with confidence in one of the languages; the message has the numbers.
+  """
+  if chance_gate not in ("refuse", "warn"):
+    raise ValueError(f"chance_gate {chance_gate!r} must be 'refuse' or 'warn'")
+  told = calibration.at_chance(read_calibration(directory), languages)
+  if not told:
+    return
+  lines = "\n".join(f"  {code}: {why}" for code, why in told.items())
+  message = (
+    f"the reward model in {directory} is not above chance in {len(told)} of "
+    f"{len(languages)} languages:\n{lines}\noptimizing it there is known to "
+    "make answers worse; train it on more pairs of these languages, leave them out, "
+    "or set CHANCE_GATE to 'warn'"
+  )
+  if chance_gate == "refuse":
+    raise ValueError(message)
+  logging.warning(message)
+
+
+def open_score(
+  directory: str,
+  *,
+  model,
+  config,
+  mesh,
+  tokenizer: str,
+  processor,
+  languages: Sequence[str],
+  standardize_by_language: bool,
+):
+  """The scoring function of a trained reward model; see `scoring.make_score`.
+
+  Args:
+    directory: output directory of train_reward_model.
+    model: decoder below the reward model.
+    config: its configuration.
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+    tokenizer: tokenizer directory.
+    processor: SentencePiece processor of it.
+    languages: codes of what will be scored.
+    standardize_by_language: see `calibration.standardization`.
+  """
+  mean, std = calibration.standardization(
+    read_calibration(directory), languages, by_language=standardize_by_language
+  )
   abstract = jax.eval_shape(
     lambda key: reward_model.init(model.init(key), config.d_model),
     jax.random.key(0),
@@ -49,8 +119,8 @@ def open_score(
   return scoring.make_score(
     apply=model.apply,
     reward_params=params,
-    mean=calibration["mean"],
-    std=calibration["std"],
+    mean=mean,
+    std=std,
     place=step.make_place(mesh),
     processor=processor,
     identify=langid.identify,
@@ -69,18 +139,23 @@ def align_rloo(
   mesh_shape: dict,
   prompts_per_step: int,
   samples_per_prompt: int,
+  updates_per_rollout: int,
   prompt_length: int,
   response_length: int,
   num_steps: int,
   sampling_temperature: float,
   language_temperature: float,
   reward_weights: dict,
-  kl_coefficient: float,
+  standardize_by_language: bool,
+  chance_gate: str,
+  estimator: estimators.Estimator,
   seed: int,
   checkpoint_period: int,
   log_period: int,
 ) -> None:
   """Aligns the fine-tuned decoder with RLOO against a frozen copy of itself.
+
+  Or with another policy gradient: what libraries do differently is `estimator`.
 
   Args:
     tokenizer: tokenizer directory of the initial model.
@@ -92,15 +167,21 @@ def align_rloo(
     optimizer: of `mlm.training.optimizers`.
     mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     prompts_per_step: B.
-    samples_per_prompt: k >= 2.
+    samples_per_prompt: k; at least 2 where siblings are the baseline.
+    updates_per_rollout: steps whose responses are sampled from one policy, each
+      learned from once; checkpoint_period must be a multiple.
     prompt_length: tokens of a prompt.
     response_length: tokens of a response.
-    num_steps: updates, one for each rollout.
+    num_steps: updates.
     sampling_temperature: of the rollouts; training logits are not divided by
       it, so only 1.0 is on-policy and other values are refused.
     language_temperature: T of p ∝ n^(1/T) over prompts.
     reward_weights: part -> weight, see `mlm.alignment.rewards`.
-    kl_coefficient: beta.
+    standardize_by_language: whether the learned reward has mean 0 and deviation
+      1 over the reference's samples in each language, or in all together.
+    chance_gate: "refuse" or "warn" where the reward model's held-out accuracy
+      in a language of the prompts is not above a half with confidence.
+    estimator: of the gradient; see `mlm.alignment.estimators`.
     seed: of prompts and samples.
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
@@ -115,6 +196,12 @@ def align_rloo(
       f"reward_weights {sorted(reward_weights)} must name exactly "
       f"{sorted([*rewards.PARTS, 'reward_model'])}"
     )
+  if updates_per_rollout < 1 or checkpoint_period % updates_per_rollout:
+    raise ValueError(
+      f"checkpoint_period {checkpoint_period} must be a multiple of "
+      f"updates_per_rollout {updates_per_rollout}, at least 1, so that no "
+      "rollout is cut in two by resuming"
+    )
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(prompts_per_step, mesh)
   processor = load.load(tokenizer)
@@ -124,6 +211,8 @@ def align_rloo(
     for r in records_lib.read_records(os.path.join(records, "train.jsonl"))
     if r["task"] in tasks
   ]
+  languages = sorted({r["language"] for r in chosen})
+  check_above_chance(reward_model_dir, languages, chance_gate=chance_gate)
   draw = prompts.record_drawer(
     chosen,
     batch_size=prompts_per_step,
@@ -170,9 +259,13 @@ def align_rloo(
       mesh=mesh,
       tokenizer=tokenizer,
       processor=processor,
+      languages=languages,
+      standardize_by_language=standardize_by_language,
     ),
     reward_of_parts=lambda parts: rewards.weighted_sum(parts, reward_weights),
-    kl_coefficient=kl_coefficient,
+    estimator=estimator,
+    updates_per_rollout=updates_per_rollout,
+    history=os.path.join(output, HISTORY_FILE),
     seed=seed,
     eos_id=special.EOS_ID,
   )
@@ -185,7 +278,10 @@ def align_rloo(
       logical_axes=model.logical_axes(),
     ),
     loss_fn=rloo.rloo_loss(
-      model.apply, backend=backend, num_languages=registry.NUM_LANGUAGES
+      model.apply,
+      estimator=estimator,
+      backend=backend,
+      num_languages=registry.NUM_LANGUAGES,
     ),
     optimizer=optimizer,
     mesh=mesh,
@@ -197,8 +293,10 @@ def align_rloo(
     metadata={
       **models.metadata_of(config, sha256),
       "reward_weights": reward_weights,
-      "kl_coefficient": kl_coefficient,
+      "standardize_by_language": standardize_by_language,
+      "estimator": dataclasses.asdict(estimator),
       "samples_per_prompt": samples_per_prompt,
+      "updates_per_rollout": updates_per_rollout,
       "seed": seed,
     },
   )

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.alignment import generation, rewards, rloo, scoring
+from mlm.alignment import best_of_n, generation, rewards, rloo, scoring
 from mlm.data import prompts
 from mlm.decoding import rollouts
 from mlm.evaluation import bits_per_byte, judge, tables, win_rate
@@ -44,6 +44,7 @@ def evaluate(
   prompt_length: int,
   response_length: int,
   reward_weights: dict,
+  standardize_by_language: bool,
   seed: int,
 ) -> None:
   """Bits per byte, generations, rewards, KL and win rates on held-out data.
@@ -67,6 +68,7 @@ def evaluate(
     prompt_length: tokens of a prompt.
     response_length: tokens of a response.
     reward_weights: part -> weight, as in align_rloo.
+    standardize_by_language: as in align_rloo.
     seed: of samples and bootstrap.
   """
   path = os.path.join(output, RESULTS_FILE)
@@ -125,6 +127,8 @@ def evaluate(
     mesh=mesh,
     tokenizer=tokenizer,
     processor=processor,
+    languages=sorted({r["language"] for r in rows}),
+    standardize_by_language=standardize_by_language,
   )
   language_ids = np.repeat(
     [registry.index(r["language"]) for r in rows], samples_per_prompt
@@ -172,6 +176,9 @@ def evaluate(
   )
   results["win_rate"] = _win_rate(
     rows, verdicts, known, samples_per_prompt, seed
+  )
+  results["best_of_n"] = _best_of_n(
+    rows, parts, verdicts, known, reward_weights, samples_per_prompt
   )
   results["samples"] = _examples(rows, responses, processor, samples_per_prompt)
   partial = f"{path}.partial"
@@ -276,7 +283,7 @@ def _kl(
         token_rows, language_ids, prompt_length=prompt_length
       )
     )
-    return {"kl": np.asarray(policy) - np.asarray(reference)}
+    return {"kl": np.sum(np.asarray(policy) - np.asarray(reference), axis=1)}
 
   return _in_batches(of_batch, (token_rows, language_ids), batch_size)["kl"]
 
@@ -337,6 +344,24 @@ def _win_rate(rows, verdicts, known, samples_per_prompt, seed) -> dict:
   )
   summary["unjudged_languages"] = sorted(set(languages) - set(known))
   return summary
+
+
+def _best_of_n(rows, parts, verdicts, known, weights, samples_per_prompt):
+  """SFT's samples chosen by the reward, in languages that the judge knows."""
+  proxy, gold = (
+    values.reshape(-1, samples_per_prompt)
+    for values in (
+      rewards.weighted_sum(parts["sft"], weights),
+      sum(verdicts["sft"].values()),
+    )
+  )
+  languages = np.array([r["language"] for r in rows])
+  return best_of_n.curve(
+    {
+      code: (proxy[languages == code], gold[languages == code])
+      for code in sorted(set(languages.tolist()) & set(known))
+    }
+  )
 
 
 def _examples(rows, responses, processor, samples_per_prompt) -> list[dict]:

@@ -1,12 +1,13 @@
-"""Job: a Bradley–Terry reward model on preference pairs."""
+"""Job: a reward model on preference pairs."""
 
 import functools
 import json
 import os
+from collections.abc import Callable
 
 import numpy as np
 
-from mlm.alignment import preferences, reward_model
+from mlm.alignment import calibration, preferences, reward_model
 from mlm.instructions import records as records_lib
 from mlm.jobs import models, training_run
 from mlm.languages import registry
@@ -32,16 +33,16 @@ def train_reward_model(
   response_length: int,
   num_steps: int,
   temperature: float,
-  centering: float,
+  make_loss: Callable,
+  confidence: float,
   seed: int,
   checkpoint_period: int,
   log_period: int,
 ) -> None:
   """Trains a scalar reward on top of the fine-tuned decoder.
 
-  Afterwards calibration.json holds, from held-out pairs: accuracy by language,
-  that of preferring the longer response, and the mean and standard deviation of
-  the score on the policy's own samples, which standardise the reward.
+  Afterwards calibration.json holds what held-out pairs say of it, by language;
+  see `mlm.alignment.calibration.summarize`.
 
   Args:
     tokenizer: tokenizer directory of the initial model.
@@ -55,7 +56,8 @@ def train_reward_model(
     response_length: tokens of a response.
     num_steps: updates.
     temperature: T of p ∝ n^(1/T) over pairs.
-    centering: weight of the squared sum of a pair's scores.
+    make_loss: of `reward_model.pairwise` or `reward_model.pointwise`.
+    confidence: of the intervals of held-out accuracy, such as 0.95.
     seed: of the data order and steps.
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
@@ -72,6 +74,12 @@ def train_reward_model(
     records_lib.read_records(os.path.join(preferences_dir, f"{split}.jsonl"))
     for split in ("train", "validation")
   )
+  if not held_out:
+    raise ValueError(
+      f"{os.path.join(preferences_dir, 'validation.jsonl')} holds no pairs; "
+      "without held-out pairs nobody knows what the reward model is worth: run "
+      "make_preferences on records that have a validation split"
+    )
   source = preferences.pair_source(
     pairs,
     batch_size=batch_size,
@@ -89,9 +97,8 @@ def train_reward_model(
       params=reward_model.init(params, config.d_model),
       logical_axes={"decoder": model.logical_axes(), "score": ("embed",)},
     ),
-    loss_fn=reward_model.bradley_terry_loss(
+    loss_fn=make_loss(
       model.apply,
-      centering=centering,
       num_languages=registry.NUM_LANGUAGES,
       pad_id=special.PAD_ID,
     ),
@@ -108,7 +115,8 @@ def train_reward_model(
       "seed": seed,
     },
   )
-  calibration = _calibrate(
+  measured = _calibrate(
+    pairs,
     held_out,
     score=functools.partial(
       mesh_lib.jit(
@@ -121,49 +129,57 @@ def train_reward_model(
     place=step.make_place(mesh),
     batch_size=batch_size,
     lengths=lengths,
+    vocab_size=config.vocab_size,
+    confidence=confidence,
   )
-  with open(os.path.join(output, CALIBRATION_FILE), "w") as f:
-    json.dump(calibration, f, indent=1)
-  print(f"{'language':<12}{'pairs':>8}{'accuracy':>10}{'longer':>10}")
-  for code, row in calibration["by_language"].items():
-    print(
-      f"{code:<12}{row['pairs']:>8}{row['accuracy']:>10.2f}"
-      f"{row['longer_accuracy']:>10.2f}"
-    )
+  path = os.path.join(output, CALIBRATION_FILE)
+  with open(path, "w", encoding="utf-8") as f:
+    json.dump(measured, f, indent=1)
+  columns = ("pairs", "accuracy", "low", "high", "log_loss")
+  columns += ("length_accuracy", "tokens_accuracy")
+  print(f"{'language':<12}" + "".join(f"{name:>17}" for name in columns))
+  rows = {**measured["by_language"], "together": measured["together"]}
+  for name, row in rows.items():
+    numbers = [f"{row[column]:>17.4g}" for column in columns]
+    print(f"{name:<12}" + "".join(numbers))
   print(f"Reward model: {output}")
 
 
-def _calibrate(pairs, *, score, place, batch_size, lengths) -> dict:
-  chosen, rejected, longer = [], [], []
-  for start in range(0, len(pairs), batch_size):
-    chunk = pairs[start : start + batch_size]
-    filled = [chunk[i % len(chunk)] for i in range(batch_size)]
-    arrays = preferences.pair_rows(filled, **lengths)
-    size = len(chunk)
-    rows = place(
-      {side: arrays[f"{side}_rows"] for side in ("chosen", "rejected")}
-    )
-    chosen.append(np.asarray(score(rows["chosen"]))[:size])
-    rejected.append(np.asarray(score(rows["rejected"]))[:size])
-    num_tokens = [
-      (arrays[f"{side}_rows"] != special.PAD_ID).sum(axis=1)[:size]
+def _calibrate(
+  pairs,
+  held_out,
+  *,
+  score,
+  place,
+  batch_size,
+  lengths,
+  vocab_size,
+  confidence,
+) -> dict:
+  def responses(arrays):
+    return [
+      arrays[f"{side}_rows"][:, lengths["prompt_length"] :]
       for side in ("chosen", "rejected")
     ]
-    longer.append(num_tokens[0] > num_tokens[1])
-  chosen, rejected, longer = map(np.concatenate, (chosen, rejected, longer))
-  languages = np.array([pair["language"] for pair in pairs])
-  rows = {}
-  for code in sorted(set(languages)):
-    of_code = languages == code
-    rows[code] = {
-      "pairs": int(of_code.sum()),
-      "accuracy": float((chosen > rejected)[of_code].mean()),
-      "longer_accuracy": float(longer[of_code].mean()),
-    }
-  return {
-    "mean": float(rejected.mean()),
-    "std": float(rejected.std()),
-    "accuracy": float((chosen > rejected).mean()),
-    "longer_accuracy": float(longer.mean()),
-    "by_language": rows,
-  }
+
+  shortcuts = calibration.fit_shortcuts(
+    *responses(preferences.pair_rows(pairs, **lengths)), vocab_size=vocab_size
+  )
+  arrays = preferences.pair_rows(held_out, **lengths)
+  scores = {}
+  for side in ("chosen", "rejected"):
+    rows = arrays[f"{side}_rows"]
+    found = []
+    for start in range(0, len(rows), batch_size):
+      chunk = rows[start : start + batch_size]
+      filled = np.resize(chunk, (batch_size, chunk.shape[1]))
+      placed = place({"rows": filled})["rows"]
+      found.append(np.asarray(score(placed))[: len(chunk)])
+    scores[side] = np.concatenate(found)
+  return calibration.summarize(
+    languages=[pair["language"] for pair in held_out],
+    chosen=scores["chosen"],
+    rejected=scores["rejected"],
+    shortcuts=shortcuts(*responses(arrays)),
+    confidence=confidence,
+  )

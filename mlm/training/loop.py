@@ -1,4 +1,4 @@
-"""The one training loop: pretraining, fine-tuning, reward model and RLOO.
+"""The one training loop: pretraining, fine-tuning, reward models, DPO, RLOO.
 
 For each step: ask the source for a batch, place it, dispatch the update. The
 update runs while the host prepares the next batch, so an offline source costs

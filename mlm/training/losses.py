@@ -1,9 +1,9 @@
-"""Cross-entropy over loss-weighted tokens, and log-probabilities.
+"""Cross-entropy over loss-weighted tokens, log-probabilities, metrics of rows.
 
 Letters: B rows, T tokens a row, D model width, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -123,3 +123,31 @@ def sequence_logprobs(
   """Log-probability of each row's loss-weighted tokens, float32 [B]."""
   logprobs = token_logprobs(apply, params, batch, backend=backend)
   return jnp.sum(logprobs * batch["decoder_loss_weights"], axis=1)
+
+
+def row_metrics(
+  values: Mapping[str, tuple[jax.Array, jax.Array | float]],
+  language_ids: jax.Array,
+  *,
+  num_languages: int,
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+  """Metrics of rows that each are in one language, overall and by language.
+
+  Args:
+    values: {name: (numerators, denominators)}, float [B], or a scalar for the
+      denominator of every row.
+    language_ids: int32 [B].
+    num_languages: length of the per-language metric vectors.
+
+  Returns:
+    {name, name + "_by_language": (sum of numerators, sum of denominators)}.
+  """
+  metrics = {}
+  for name, pair in values.items():
+    pair = [jnp.broadcast_to(jnp.float32(x), language_ids.shape) for x in pair]
+    metrics[name] = tuple(x.sum() for x in pair)
+    metrics[f"{name}_by_language"] = tuple(
+      jax.ops.segment_sum(x, language_ids, num_segments=num_languages)
+      for x in pair
+    )
+  return metrics

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from mlm import run
+from mlm.alignment import reward_model
 from mlm.languages import registry
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -156,6 +157,51 @@ def test_adapter_overlays_resolve_over_both_jobs(job, data, overlay, tmp_path):
   if overlay == "language":
     ids = registry.index("swh_Latn"), registry.index("hin_Deva")
     assert given[field].language_ids == ids
+
+
+def test_a_pointwise_reward_model_resolves(tmp_path):
+  names = ("TOKENIZER", "INITIAL", "PREFERENCES", "OUTPUT")
+  files = [
+    "gin/experiments/quickstart/train_reward_model.gin",
+    "gin/alignment/pointwise_reward.gin",
+  ]
+  bindings = dict.fromkeys(names, str(tmp_path))
+  _, kwargs, _ = run.resolve("train_reward_model", files, bindings)
+  assert kwargs["make_loss"] is reward_model.pointwise_loss
+
+
+# baseline, kl_in, kl_coefficient, ratio, clip, average
+POLICY_GRADIENTS = {
+  "rloo": ("siblings", "reward", 0.03, "none", None, "sequences"),
+  "rloo_trl": ("siblings", "reward", 0.05, "sequence", 0.2, "sequences"),
+  "rloo_openrlhf": ("siblings", "token_reward", 0.01, "token", 0.2, "tokens"),
+  "rloo_verl": ("siblings", "reward", 0.001, "token", 0.2, "tokens"),
+  "rloo_tunix": ("siblings", "loss", 0.04, "token", 0.2, "token_means"),
+  "reinforce": ("moving_average", "reward", 0.03, "none", None, "sequences"),
+}
+
+
+@pytest.mark.parametrize("overlay", POLICY_GRADIENTS)
+def test_policy_gradient_overlays_are_what_their_libraries_do(
+  overlay, tmp_path
+):
+  names = ("TOKENIZER", "INITIAL", "REWARD_MODEL", "RECORDS", "OUTPUT")
+  files = [
+    "gin/experiments/quickstart/align_rloo.gin",
+    f"gin/alignment/{overlay}.gin",
+  ]
+  bindings = dict.fromkeys(names, str(tmp_path))
+  _, kwargs, _ = run.resolve("align_rloo", files, bindings)
+  found = kwargs["estimator"]
+  assert (found.kl_estimator, found.advantage_scale) == ("k1", "none")
+  assert (
+    found.baseline,
+    found.kl_in,
+    found.kl_coefficient,
+    found.ratio,
+    found.clip,
+    found.average,
+  ) == POLICY_GRADIENTS[overlay]
 
 
 @pytest.mark.parametrize(

@@ -55,14 +55,39 @@ def test_loss_equals_its_closed_form_and_counts_by_language():
     "chosen_rows": chosen,
     "rejected_rows": rejected,
     "language_ids": jnp.array([3, 1]),
+    "margins": jnp.array([0.0, 0.75]),
   }
   loss, metrics = loss_fn(params, None, batch, None)
   w = reward_model.scores(_apply, params, chosen, pad_id=PAD)
   l = reward_model.scores(_apply, params, rejected, pad_id=PAD)
-  expected = np.log1p(np.exp(-(w - l))).mean() + 0.01 * ((w + l) ** 2).mean()
+  margin = np.array([0.0, 0.75])
+  expected = np.log1p(np.exp(margin - (w - l))).mean()
+  expected += 0.01 * ((w + l) ** 2).mean()
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
   _, pairs = metrics["accuracy_by_language"]
   np.testing.assert_array_equal(pairs, [0, 1, 0, 1])
+
+
+def test_pointwise_is_the_cross_entropy_of_good_and_bad():
+  params = _params()
+  batch = {
+    "chosen_rows": jnp.array([[0, 5, 6, 1], [0, 0, 7, 1]]),
+    "rejected_rows": jnp.array([[0, 5, 8, 1], [0, 0, 3, 1]]),
+    "language_ids": jnp.array([3, 1]),
+  }
+  loss_fn = reward_model.pointwise_loss(_apply, num_languages=4, pad_id=PAD)
+  loss, metrics = loss_fn(params, None, batch, None)
+  rows = jnp.concatenate([batch["chosen_rows"], batch["rejected_rows"]])
+  scores = reward_model.scores(_apply, params, rows, pad_id=PAD)
+  good = np.array([1, 1, 0, 0])
+  likely = 1 / (1 + np.exp(-np.asarray(scores, np.float64)))
+  expected = -np.log(np.where(good, likely, 1 - likely)).mean()
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  accuracy, pairs = metrics["accuracy_by_language"]
+  np.testing.assert_array_equal(pairs, [0, 1, 0, 1])
+  np.testing.assert_array_equal(
+    accuracy[np.array([3, 1])], scores[:2] > scores[2:]
+  )
 
 
 def test_zero_scores_start_at_log_two():
@@ -75,6 +100,7 @@ def test_zero_scores_start_at_log_two():
     "chosen_rows": rows,
     "rejected_rows": rows + 1,
     "language_ids": jnp.array([0]),
+    "margins": jnp.array([0.0]),
   }
   loss, _ = jax.jit(loss_fn)(params, None, batch, None)
   np.testing.assert_allclose(loss, np.log(2), rtol=1e-6)

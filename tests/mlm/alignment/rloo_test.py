@@ -1,139 +1,197 @@
-"""RLOO's estimator against closed forms and exact enumeration."""
+"""RLOO's loss on a decoder, and its batch source resumed."""
 
-import itertools
+import dataclasses
+import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlm.alignment import rloo
+from mlm.alignment import estimators, rloo
+from mlm.data import prompts
+from mlm.tokenizers import special
+
+PAPER = estimators.Estimator(
+  baseline="siblings",
+  advantage_scale="none",
+  kl_in="reward",
+  kl_estimator="k1",
+  kl_coefficient=0.25,
+  ratio="none",
+  clip=None,
+  average="sequences",
+)
 
 
-def test_two_samples_give_plus_minus_the_difference():
-  advantages = rloo.leave_one_out_advantages(np.array([[3.0, 1.0]]))
-  np.testing.assert_allclose(advantages, [[2.0, -2.0]])
-
-
-def test_hand_worked_example_of_four_samples():
-  # 4 - (1+2+5)/3 = 4/3;  1 - (4+2+5)/3 = -8/3;  2 - 10/3;  5 - 7/3.
-  advantages = rloo.leave_one_out_advantages(np.array([[4.0, 1.0, 2.0, 5.0]]))
-  np.testing.assert_allclose(advantages, [[4 / 3, -8 / 3, -4 / 3, 8 / 3]])
-
-
-def test_advantages_of_a_prompt_sum_to_zero_and_ignore_its_level():
-  rng = np.random.default_rng(0)
-  rewards = rng.normal(size=(7, 5))
-  advantages = rloo.leave_one_out_advantages(rewards)
-  np.testing.assert_allclose(advantages.sum(axis=1), 0, atol=1e-12)
-  shifted = rloo.leave_one_out_advantages(rewards + rng.normal(size=(7, 1)))
-  np.testing.assert_allclose(shifted, advantages, atol=1e-12)
-  k = rewards.shape[1]
-  centered = rewards - rewards.mean(axis=1, keepdims=True)
-  np.testing.assert_allclose(advantages, k / (k - 1) * centered, atol=1e-12)
-
-
-def test_one_sample_is_refused():
-  with pytest.raises(ValueError, match="at least 2 samples"):
-    rloo.leave_one_out_advantages(np.zeros((3, 1)))
-
-
-def _sequence_logprob(theta, sequence):
-  """Log-probability of two tokens; the second depends on the first."""
-  first = jax.nn.log_softmax(theta[0])[sequence[0]]
-  second = jax.nn.log_softmax(theta[1 + sequence[0]])[sequence[1]]
-  return first + second
-
-
-@pytest.mark.parametrize("num_samples", [2, 3])
-def test_expected_gradient_is_the_exact_policy_gradient(num_samples):
-  """Enumerates every tuple of responses over a vocabulary of two tokens."""
-  theta = jnp.array([[0.3, -0.4], [1.1, 0.2], [-0.7, 0.5]])
-  responses = list(itertools.product([0, 1], repeat=2))
-  reward = jnp.array([0.0, 1.0, -2.0, 0.7])
-  beta = 0.3
-  reference = jnp.zeros_like(theta)
-
-  def logprobs(t):
-    return jnp.stack([_sequence_logprob(t, y) for y in responses])
-
-  shaped = reward - beta * (logprobs(theta) - logprobs(reference))
-
-  def objective(t):
-    return jnp.sum(jnp.exp(logprobs(t)) * jax.lax.stop_gradient(shaped))
-
-  exact = jax.grad(objective)(theta)
-  jacobian = jax.jacobian(logprobs)(theta)
-  probabilities = jnp.exp(logprobs(theta))
-  expected = jnp.zeros_like(theta)
-  for drawn in itertools.product(range(4), repeat=num_samples):
-    drawn = jnp.array(drawn)
-    advantages = rloo.leave_one_out_advantages(shaped[drawn][None])[0]
-    estimate = jnp.einsum("k,kij->ij", advantages, jacobian[drawn])
-    weight = jnp.prod(probabilities[drawn])
-    expected += weight * estimate / num_samples
-  np.testing.assert_allclose(expected, exact, atol=1e-6)
-
-
-def _toy_apply(params, batch):
-  return {
-    "hidden": params["embedding"][batch["decoder_input_tokens"]],
-    "unembedding": params["unembedding"],
-  }
-
-
-def _toy_batch(advantages):
-  rng = np.random.default_rng(1)
+def _batch(toy, params, advantages):
   rows = len(advantages)
-  weights = np.zeros((rows, 5), np.float32)
-  weights[:, 2:4] = 1
+  batch = toy.batch(rows, seed=1)
+  logprobs = toy.token_logprobs(params, batch).astype(np.float32)
   scalars = {
     name: np.ones(rows, np.float32)
     for name in ["reward", "kl", "length", "ended", "is_equal_group"]
   }
   return {
-    "decoder_input_tokens": rng.integers(0, 7, (rows, 5)),
-    "decoder_target_tokens": rng.integers(0, 7, (rows, 5)),
-    "decoder_loss_weights": weights,
+    **batch,
+    "sampled_logprobs": logprobs,
+    "reference_logprobs": logprobs,
     "advantages": np.asarray(advantages, np.float32),
     "language_ids": np.arange(rows) % 3,
     **scalars,
   }
 
 
-def _toy_params():
-  rng = np.random.default_rng(2)
-  return {
-    "embedding": jnp.asarray(rng.normal(size=(7, 4)), jnp.float32),
-    "unembedding": jnp.asarray(rng.normal(size=(4, 7)), jnp.float32),
-  }
-
-
-def test_loss_sums_over_the_response_and_averages_over_rows():
-  params, advantages = _toy_params(), [1.0, -0.5, 2.0, 0.25]
-  batch = _toy_batch(advantages)
-  loss_fn = rloo.rloo_loss(_toy_apply, backend="reference", num_languages=3)
-  loss, metrics = loss_fn(params, None, batch, None)
-  hidden = np.asarray(params["embedding"])[batch["decoder_input_tokens"]]
-  logits = hidden @ np.asarray(params["unembedding"])
-  logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-  of_targets = np.take_along_axis(
-    logprobs, batch["decoder_target_tokens"][..., None], -1
-  )[..., 0]
-  by_row = (of_targets * batch["decoder_loss_weights"]).sum(1)
-  np.testing.assert_allclose(
-    loss, -np.mean(np.array(advantages) * by_row), rtol=1e-5
+def _loss_fn(toy, **changes):
+  return rloo.rloo_loss(
+    toy.apply,
+    estimator=dataclasses.replace(PAPER, **changes),
+    backend="reference",
+    num_languages=3,
   )
-  numerator, denominator = metrics["reward_by_language"]
-  np.testing.assert_allclose(denominator, [2, 1, 1])
-  np.testing.assert_allclose(numerator, [2, 1, 1])
 
 
-def test_equal_rewards_give_zero_gradient():
-  advantages = rloo.leave_one_out_advantages(np.full((2, 2), 0.7)).reshape(-1)
-  loss_fn = rloo.rloo_loss(_toy_apply, backend="reference", num_languages=3)
-  gradient = jax.grad(
-    lambda p: loss_fn(p, None, _toy_batch(advantages), None)[0]
-  )
-  for leaf in jax.tree.leaves(gradient(_toy_params())):
+def test_loss_sums_over_the_response_and_averages_over_rows(toy):
+  params, advantages = toy.params(0), [1.0, -0.5, 2.0, 0.25]
+  batch = _batch(toy, params, advantages)
+  loss, metrics = _loss_fn(toy)(params, None, batch, None)
+  by_row = toy.token_logprobs(params, batch).sum(1)
+  expected = -np.mean(np.array(advantages) * by_row)
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  for name in ("reward", "ended", "equal_groups"):
+    numerator, denominator = metrics[f"{name}_by_language"]
+    np.testing.assert_allclose(denominator, [2, 1, 1])
+    np.testing.assert_allclose(numerator, [2, 1, 1])
+  assert "clipped" not in metrics
+
+
+@pytest.mark.parametrize("ratio", ["none", "sequence", "token"])
+def test_equal_rewards_give_zero_gradient(toy, ratio):
+  equal = np.full((2, 2), 0.7)
+  advantages = estimators.leave_one_out_advantages(equal).reshape(-1)
+  batch = _batch(toy, toy.params(0), advantages)
+  loss_fn = _loss_fn(toy, ratio=ratio)
+  gradient = jax.grad(lambda p: loss_fn(p, None, batch, None)[0])
+  for leaf in jax.tree.leaves(gradient(toy.params(0))):
     np.testing.assert_allclose(leaf, 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("ratio", ["sequence", "token"])
+def test_at_the_first_update_a_ratio_changes_no_gradient(toy, ratio):
+  params = toy.params(0)
+  batch = _batch(toy, params, [1.0, -0.5, 2.0, 0.25])
+
+  def gradient(**changes):
+    loss_fn = _loss_fn(toy, **changes)
+    return jax.grad(lambda p: loss_fn(p, None, batch, None)[0])(params)
+
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5),
+    gradient(),
+    gradient(ratio=ratio, clip=0.2),
+  )
+
+
+def _source(toy, path, **changes):
+  """A source whose responses, scores and reference are functions of the step.
+
+  Three prompts of four columns, two samples of three tokens.
+  """
+  settings = {"updates_per_rollout": 1, **changes}
+  updates = settings.pop("updates_per_rollout")
+
+  def sample(params, rows, prompt_ids, seed, step):
+    del rows, prompt_ids
+    place = int(1000 * float(params["embedding"][0, 0])) % 97
+    rng = np.random.default_rng((seed, step, place))
+    drawn = rng.integers(special.ASSISTANT_ID + 1, 7, (3, 2, 3))
+    drawn[..., -1] = special.EOS_ID
+    return drawn
+
+  def score(rows, responses, language_ids):
+    del rows, language_ids
+    return {"sum": responses.sum(axis=1).astype(np.float32)}
+
+  rows = np.full((3, 4), 5, np.int32)
+  return rloo.make_batch_source(
+    prompts=lambda step: {
+      "prompts": rows,
+      "prompt_ids": np.arange(3, dtype=np.uint32) + step,
+      "language_ids": np.array([0, 2, 1], np.int32),
+    },
+    sample=sample,
+    to_batch=lambda rows, ids: prompts.response_batch(
+      rows, ids, prompt_length=4
+    ),
+    place=lambda batch: batch,
+    logprob_pair=rloo.make_logprob_pair(toy.apply, backend="reference"),
+    reference=toy.params(7),
+    score=score,
+    reward_of_parts=lambda parts: parts["sum"],
+    estimator=dataclasses.replace(PAPER, **settings),
+    updates_per_rollout=updates,
+    history=str(path),
+    seed=3,
+    eos_id=special.EOS_ID,
+  )
+
+
+def _state(toy, step):
+  return types.SimpleNamespace(step=step, params=toy.params(step))
+
+
+def test_a_batch_holds_what_the_paper_says(toy, tmp_path):
+  batch = _source(toy, tmp_path / "rewards")(_state(toy, 0))
+  weights = batch["decoder_loss_weights"]
+  sampled, reference = (
+    toy.token_logprobs(toy.params(seed), batch) for seed in (0, 7)
+  )
+  np.testing.assert_allclose(batch["sampled_logprobs"], sampled, atol=1e-5)
+  np.testing.assert_allclose(batch["reference_logprobs"], reference, atol=1e-5)
+  kl = (sampled - reference).sum(axis=1)
+  np.testing.assert_allclose(batch["kl"], kl, atol=1e-5)
+  shaped = (batch["reward"] - 0.25 * kl).reshape(3, 2)
+  expected = np.stack([shaped[:, 0] - shaped[:, 1]] * 2, axis=1) * [1, -1]
+  np.testing.assert_allclose(
+    batch["advantages"], expected.reshape(-1), atol=1e-4
+  )
+  np.testing.assert_array_equal(batch["length"], weights.sum(axis=1))
+  np.testing.assert_array_equal(batch["language_ids"], [0, 0, 2, 2, 1, 1])
+
+
+def test_a_moving_average_goes_on_after_a_stop(toy, tmp_path):
+  whole = _source(toy, tmp_path / "whole", baseline="moving_average")
+  expected = [whole(_state(toy, step)) for step in range(4)]
+  path = tmp_path / "stopped"
+  first = _source(toy, path, baseline="moving_average")
+  for step in range(3):  # the last of them was not saved
+    first(_state(toy, step))
+  again = _source(toy, path, baseline="moving_average")
+  for step in (2, 3):
+    np.testing.assert_array_equal(
+      again(_state(toy, step))["advantages"], expected[step]["advantages"]
+    )
+  before = [np.mean(b["reward"] - 0.25 * b["kl"]) for b in expected[:3]]
+  shaped = expected[3]["reward"] - 0.25 * expected[3]["kl"]
+  np.testing.assert_allclose(
+    expected[3]["advantages"], shaped - np.mean(before), atol=1e-5
+  )
+
+
+def test_updates_of_a_rollout_learn_from_one_policy(toy, tmp_path):
+  source = _source(
+    toy, tmp_path / "rewards", ratio="token", updates_per_rollout=2
+  )
+  for step in range(4):
+    batch = source(_state(toy, step))
+    sampled = toy.token_logprobs(toy.params(step // 2 * 2), batch)
+    np.testing.assert_allclose(batch["sampled_logprobs"], sampled, atol=1e-5)
+
+
+def test_resuming_within_a_rollout_is_said(toy, tmp_path, caplog):
+  source = _source(
+    toy, tmp_path / "rewards", ratio="token", updates_per_rollout=2
+  )
+  batch = source(_state(toy, 1))
+  assert "within a rollout of 2 updates" in caplog.text
+  sampled = toy.token_logprobs(toy.params(1), batch)
+  np.testing.assert_allclose(batch["sampled_logprobs"], sampled, atol=1e-5)
