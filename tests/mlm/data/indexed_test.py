@@ -247,9 +247,9 @@ def test_a_restart_and_a_later_change_of_rates_change_no_earlier_batch(cached):
 
 def test_rows_are_what_seqio_packs(cached):
   """The same documents, cut where the window cuts them, through its converter."""
-  batch = _batch(cached, batch_size=32)(2)
+  batch = _batch(cached, batch_size=12)(2)
   converter = features.PackedDecoderConverter(pack=True)
-  for row in range(32):
+  for row in range(12):
     targets = batch["decoder_target_tokens"][row]
     size = int(np.sum(targets != 0))
     (index,) = set(batch["decoder_language_ids"][row][:size])
