@@ -61,13 +61,20 @@ def read(folder: str) -> dict[str, np.ndarray]:
   """{name: array} of a folder; values stay on the disk until they are used.
 
   Raises:
-    FileNotFoundError: if there is no such file in the folder.
+    FileNotFoundError: if there is no such file in the folder, or its index names
+      others that are missing.
     ValueError: if a file is cut off, or holds other than floats.
   """
   index = os.path.join(folder, _INDEX)
   if os.path.exists(index):
     with open(index) as f:
       files = sorted(set(json.load(f)["weight_map"].values()))
+    missing = [x for x in files if not os.path.exists(os.path.join(folder, x))]
+    if missing:
+      raise FileNotFoundError(
+        f"{folder} lacks {', '.join(missing)}, {len(missing)} of the "
+        f"{len(files)} files of its {_INDEX}; fetch them"
+      )
   elif os.path.exists(os.path.join(folder, _FILE)):
     files = [_FILE]
   else:

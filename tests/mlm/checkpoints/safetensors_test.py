@@ -93,3 +93,13 @@ def test_cut_files_and_other_formats_are_refused(tmp_path):
     safetensors.read(str(tmp_path))
   with pytest.raises(ValueError, match="choose float32, bfloat16"):
     _write(tmp_path, dtype="float16")
+
+
+def test_files_that_the_index_names_and_are_missing_are_named(tmp_path):
+  _write(tmp_path, shard_bytes=1)
+  first, *others = sorted(tmp_path.glob("*.safetensors"))
+  first.unlink()
+  with pytest.raises(
+    FileNotFoundError, match=f"lacks {first.name}, 1 of the {1 + len(others)}"
+  ):
+    safetensors.read(str(tmp_path))
