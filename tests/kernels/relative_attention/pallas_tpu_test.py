@@ -85,7 +85,7 @@ def _assert_equals_reference(function, inputs, options, tolerance):
     scale = np.linalg.norm(want)
     if name == "d table":
       scale = max(scale, of_table)
-    scale = scale or cancelling
+    scale = scale or cancelling or 1.0  # nobody sees anything: all are 0
     error = np.linalg.norm(got - want) / scale
     assert error < tolerance, f"{name}: {error:.1e}"
 
@@ -95,6 +95,7 @@ def _assert_equals_reference(function, inputs, options, tolerance):
 # bits before the products, by the reference in other places.
 @settings(max_examples=3, deadline=None)
 @example(1, 1, (2, 64), "float32", 20, False, 1)
+@example(1, 1, (1, 128), "float32", 20, False, 3)
 @example(1, 199, (1, 128), "float32", 20, False, 1)
 @given(
   T=st.integers(1, 300),
