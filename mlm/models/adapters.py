@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from mlm.models import layers, moe
+from mlm.sharding import rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _lora_leaves(config: LoraConfig, params: Any, axes: Any):
     if not any(fnmatch.fnmatchcase(path, x) for x in config.patterns):
       continue
     shape, names = param.shape, axes[path]
-    start = layers.num_stacked(names)
+    start = rules.num_stacked(names)
     # Inputs are the width of the model, or all but it.
     split = start + 1 if names[start] == "embed" else len(names) - 1
     if len(names) - start < 2:

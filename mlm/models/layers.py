@@ -36,9 +36,6 @@ _REMAT = {
 }
 REMAT = tuple(_REMAT)
 
-# Leading logical axes that number matrices instead of belonging to them.
-_STACKED = ("layers", "expert")
-
 
 def stack(
   block: type[nn.Module], *, num_layers: int, remat: str, num_shared: int
@@ -94,11 +91,6 @@ def parameter(
   return value
 
 
-def num_stacked(axes: tuple[str, ...]) -> int:
-  """How many leading logical axes number matrices: layers and experts."""
-  return len(list(itertools.takewhile(_STACKED.__contains__, axes)))
-
-
 def low_rank(pair: dict, axes: tuple[str, ...]) -> jax.Array:
   """The product A B of a matrix's shape, in float32.
 
@@ -109,7 +101,7 @@ def low_rank(pair: dict, axes: tuple[str, ...]) -> jax.Array:
   product = functools.partial(jnp.tensordot, axes=1, precision="highest")
   # In a batch of one, so that remat "minimal", which saves products that have
   # no batch, recomputes this one, which is as large as the weights.
-  for _ in range(num_stacked(axes) + 1):
+  for _ in range(rules.num_stacked(axes) + 1):
     product = jax.vmap(product)
   return product(pair["a"][None], pair["b"][None])[0]
 

@@ -1,5 +1,6 @@
 """Rules from logical axes (what a dimension means) to mesh axes (where it lives)."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -32,6 +33,15 @@ ACTIVATION_RULES = {
   "length": None,
   "embed": None,
 }
+
+
+# Leading logical axes that number matrices instead of belonging to them.
+_STACKED = ("layers", "expert")
+
+
+def num_stacked(axes: tuple[str, ...]) -> int:
+  """How many leading logical axes number matrices: layers and experts."""
+  return len(list(itertools.takewhile(_STACKED.__contains__, axes)))
 
 
 def constrain(x: jax.Array, logical_axes: tuple[str, ...]) -> jax.Array:

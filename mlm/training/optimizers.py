@@ -1,6 +1,5 @@
 """Optimizers as optax transformations that also know their learning rate."""
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+
+from mlm.sharding import rules
 
 Schedule = Callable[[Any], Any]
 
@@ -182,8 +183,6 @@ def adamw(
 
 _LEAST_SQUARE = 1e-30  # epsilon 1 and 2 of the paper's section 9
 _LEAST_SCALE = 1e-3
-# Leading logical axes that number matrices instead of belonging to them.
-_STACKED = ("layers", "expert")
 
 
 class FactoredState(NamedTuple):
@@ -210,7 +209,7 @@ def _as_matrices(leaf: jax.Array, axes: tuple[str, ...]) -> jax.Array:
       f"a param of shape {leaf.shape} has the logical axes {axes}; give those "
       "of the model that is trained"
     )
-  depth = len(list(itertools.takewhile(_STACKED.__contains__, axes)))
+  depth = rules.num_stacked(axes)
   stack, one = leaf.shape[:depth], leaf.shape[depth:]
   split = 0
   if len(one) > 1 and axes.count("embed") == 1:
