@@ -16,9 +16,7 @@ smallest and largest. On an accelerator see the bench of each kernel's folder.
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -194,28 +192,14 @@ def _time(options) -> None:
 
 
 def _compare(options, arguments: list[str]) -> None:
-  environment = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-    "CUDA_VISIBLE_DEVICES": "",
-  }
+  from benchmarks import in_turn  # not where the peer runs this file
+
   commands = {
     backend: [sys.executable, "-m", "benchmarks.kernels"]
     for backend in _OURS[options.case]
   }
   commands["torch"] = [options.peer_python, "-P", __file__]
-  runs = {side: [] for side in commands}
-  for _ in range(options.rounds):
-    for side, command in commands.items():
-      printed = subprocess.run(
-        [*command, *arguments, f"--side={side}"],
-        env=environment,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-      ).stdout
-      runs[side].append(json.loads(printed.splitlines()[-1]))
+  runs = in_turn.run(commands, arguments, rounds=options.rounds)
   values = {side: of_side[0]["value"] for side, of_side in runs.items()}
   for side, value in values.items():
     if not math.isclose(value, values["torch"], rel_tol=_TOLERANCE):

@@ -19,7 +19,6 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -295,28 +294,14 @@ def _time(options) -> None:
 
 
 def _compare(options, arguments: list[str]) -> None:
-  environment = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-    "CUDA_VISIBLE_DEVICES": "",
-  }
+  from benchmarks import in_turn  # not where the peer runs this file
+
   peer = "torch" if options.case == "llama" else "t5x"
   commands = {
     "ours": [sys.executable, "-m", "benchmarks.models"],
     peer: [options.peer_python, "-P", __file__],
   }
-  runs = {side: [] for side in commands}
-  for _ in range(options.rounds):
-    for side, command in commands.items():
-      printed = subprocess.run(
-        [*command, *arguments, f"--side={side}"],
-        env=environment,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-      ).stdout
-      runs[side].append(json.loads(printed.splitlines()[-1]))
+  runs = in_turn.run(commands, arguments, rounds=options.rounds)
 
   def of_steps(name):
     return {
