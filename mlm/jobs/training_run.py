@@ -13,7 +13,7 @@ from mlm.jobs import models
 from mlm.languages import registry
 from mlm.training import loop, step
 from mlm.training import state as train_state
-from mlm.training.optimizers import Optimizer
+from mlm.training.optimizers import MakeOptimizer
 
 MIXTURE_FILE = "mixture.json"  # what the data was planned to hold
 _AHEAD = 4  # batches kept ready by as many threads as help
@@ -73,7 +73,8 @@ def run(
   output: str,
   part: models.Part,
   loss_fn: Callable,
-  optimizer: Optimizer,
+  optimizer: MakeOptimizer,
+  num_microbatches: int,
   mesh: Mesh,
   batch_source: Callable,
   num_steps: int,
@@ -91,6 +92,7 @@ def run(
     part: what is trained.
     loss_fn: (params, frozen, batch, key) -> (scalar, metrics).
     optimizer: of `mlm.training.optimizers`.
+    num_microbatches: of `mlm.training.step.make_train_step`.
     mesh: of `mlm.sharding.mesh.make_mesh`.
     batch_source: state -> host batch.
     num_steps: steps in all.
@@ -101,6 +103,7 @@ def run(
     changing: of `mlm.checkpoints.manager.Checkpointer`.
     place: of `mlm.training.step`; None where the source gives whole batches.
   """
+  optimizer = optimizer(part.logical_axes)
   abstract = train_state.abstract(init=part.init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, part.logical_axes, abstract)
   checkpointer = manager.Checkpointer(
@@ -133,6 +136,7 @@ def run(
       step_fn=step.make_train_step(
         loss_fn=loss_fn,
         optimizer=optimizer,
+        num_microbatches=num_microbatches,
         mesh=mesh,
         state_shardings=shardings,
       ),

@@ -53,6 +53,7 @@ def test_lines_cover_every_step_once_and_hold_what_the_contract_says(
     "step",
     "loss",
     "z_loss",
+    "loss_weight",
     "tokens",
     "loss_by_language",
     "tokens_by_language",
