@@ -16,10 +16,11 @@ from mlm.data import (
 from mlm.data import schedule as schedule_lib
 from mlm.jobs import models, training_run
 from mlm.models import adapters as adapters_lib
+from mlm.models import counting
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load
-from mlm.training import losses, step
+from mlm.training import losses, progress, step
 from mlm.training.optimizers import MakeOptimizer
 
 
@@ -113,6 +114,14 @@ def finetune(
   )
   models.check_decoder(initial, opened.config)
   part = models.trained_part(initial, opened, adapters)
+  describe = progress.nothing
+  if adapters is None:
+    flops_per_token = counting.training_flops_per_token(
+      opened.config, sequence_length
+    )
+    describe = training_run.throughput(
+      batch_size * sequence_length * flops_per_token
+    )
   training_run.run(
     output=output,
     part=part,
@@ -140,5 +149,6 @@ def finetune(
       "seed": seed,
     },
     place=step.make_place_local(mesh, batch_size),
+    describe=describe,
   )
   print(f"Model: {output}")

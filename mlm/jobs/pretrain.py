@@ -27,7 +27,7 @@ from mlm.models import counting, decoder, families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import count, load, special
-from mlm.training import losses, step
+from mlm.training import losses, progress, step
 from mlm.training.optimizers import MakeOptimizer
 
 
@@ -204,9 +204,49 @@ def pretrain(
       "seed": seed,
     },
     changing={"phases": recorded},
+    describe=_describe(
+      output,
+      flops_per_step=flops * batch_size,
+      counts=counts if is_decoder else {},
+      is_causal=objective.settings["objective"] == "causal",
+    ),
     place=step.make_place_local(mesh, batch_size),
   )
   print(f"Model: {output}")
+
+
+def _describe(
+  output: str, *, flops_per_step: float, counts: dict, is_causal: bool
+) -> progress.Describe:
+  """Rates, epochs, and bits a byte where every token of a text has a loss.
+
+  Args:
+    output: of the run, to go on counting epochs.
+    flops_per_step: of the whole batch.
+    counts: of `count.read_token_counts`; empty where targets are but a part of
+      the tokens.
+    is_causal: whether every token is a target.
+  """
+  describes = [training_run.throughput(flops_per_step)]
+  of_train = {code: of["train"] for code, of in counts.items()}
+  if of_train:
+    tokens = {code: of["tokens"] for code, of in of_train.items()}
+    describes.append(
+      progress.epochs(
+        tokens_available=tokens, before=training_run.lines_before(output)
+      )
+    )
+  if is_causal:
+    describes.append(
+      progress.bits_per_byte(
+        {
+          code: of["bytes"] / of["tokens"]
+          for code, of in of_train.items()
+          if of["tokens"]
+        }
+      )
+    )
+  return progress.together(*describes)
 
 
 def _row_shapes(objective: objectives.Objective) -> dict[str, int]:

@@ -16,7 +16,14 @@ from jax.sharding import Mesh
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.checkpoints import manager
 from mlm.sharding import mesh as mesh_lib
-from mlm.training import loop, loss_weights, losses, optimizers, schedules
+from mlm.training import (
+  loop,
+  loss_weights,
+  losses,
+  optimizers,
+  progress,
+  schedules,
+)
 from mlm.training import state as train_state
 from mlm.training import step as train_step
 
@@ -119,8 +126,9 @@ def train(
       checkpointer=checkpointer,
       checkpoint_period=checkpoint_period,
       log_period=2,
-      metrics_path=pathlib.Path(output) / "metrics.jsonl",
+      output=output,
       language_codes=("swh_Latn", "hin_Deva", "zho_Hani"),
+      describe=progress.nothing,
     )
   finally:
     checkpointer.close()
