@@ -1,0 +1,1 @@
+"""Preference optimisation in small, judged by a scorer that no trainer sees."""
