@@ -169,18 +169,45 @@ def contrast_rows(
 ) -> list[dict]:
   """RLOO - DPO in each mixture, multilingual - English-only for each method.
 
-  On all languages, on those unseen by both sides, and on English. Only seeds in
-  which both sides ran count; p values are Holm's over the whole family.
+  The latter if the first mixture is English alone. On all languages, on those
+  unseen by both sides, and on English. Only seeds in which both sides ran
+  count; p values are Holm's over the whole family.
   """
   mixtures = list(seeds[0].summary["mixtures"])
   sides = {
     f"RLOO - DPO, {mixture}": ((mixture, "rloo"), (mixture, "dpo"))
     for mixture in mixtures
   }
-  for other in mixtures[1:]:
-    for method in METHODS:
-      name = f"{other} - {mixtures[0]}, {method.upper()}"
-      sides[name] = ((other, method), (mixtures[0], method))
+  summary = seeds[0].summary
+  first = summary["mixtures"][mixtures[0]]["languages"]
+  if first == summary["languages"][:1]:
+    for other in mixtures[1:]:
+      for method in METHODS:
+        name = f"{other} - {mixtures[0]}, {method.upper()}"
+        sides[name] = ((other, method), (mixtures[0], method))
+  return _family(
+    seeds, sides, confidence=confidence, num_resamples=num_resamples
+  )
+
+
+def against_sft_rows(
+  seeds: Sequence[Seed],
+  *,
+  confidence: float,
+  num_resamples: int,
+) -> list[dict]:
+  """Each method's win - loss against the fine-tuned model, as `contrast_rows`."""
+  sides = {
+    f"{method.upper()} - SFT, {mixture}": ((mixture, method),)
+    for mixture in seeds[0].summary["mixtures"]
+    for method in METHODS
+  }
+  return _family(
+    seeds, sides, confidence=confidence, num_resamples=num_resamples
+  )
+
+
+def _family(seeds, sides, *, confidence, num_resamples):
   rows = {}
   for name, pair in sides.items():
     values = _differences(seeds, pair)
@@ -204,13 +231,13 @@ def contrast_rows(
 
 
 def _differences(seeds, pair):
-  """Group -> for each seed, differences of one side to the other by prompt."""
+  """Group -> for each seed, one side minus the other, if any, by prompt."""
   values: dict[str, list[np.ndarray]] = {}
   for seed in seeds:
     names = [chosen(seed, *side) for side in pair]
     if None in names:
       continue
-    first, second = (deltas(seed, "test", name) for name in names)
+    first, *second = (deltas(seed, "test", name) for name in names)
     seen = {
       code
       for mixture, _ in pair
@@ -218,7 +245,7 @@ def _differences(seeds, pair):
     }
     groups = group_indices(seed.summary["languages"], seen)
     for group, indices in groups.items():
-      difference = (first - second)[indices].mean(axis=0)
+      difference = (first - sum(second))[indices].mean(axis=0)
       values.setdefault(group, []).append(difference)
   return values
 

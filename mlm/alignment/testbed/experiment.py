@@ -31,7 +31,6 @@ def run_seed(
   task: Task,
   stages: Stages,
   settings: Settings,
-  annotator: annotators.Annotator,
   output: str,
   tell: Callable[[str], None],
 ) -> tuple[dict, dict[str, np.ndarray]]:
@@ -42,7 +41,6 @@ def run_seed(
     task: prompts and judges.
     stages: of `mlm.alignment.testbed.stages.make_stages`.
     settings: of the experiment.
-    annotator: who labels the pairs.
     output: directory for what the training loop writes, by stage.
     tell: called with a line after each stage.
 
@@ -86,10 +84,11 @@ def run_seed(
     "languages": list(task.languages),
     "mixtures": {},
   }
-  for number, (mixture, codes) in enumerate(settings.mixtures.items()):
+  for number, (mixture, of_mixture) in enumerate(settings.mixtures.items()):
+    codes = of_mixture.languages
     pairs, reward_params, found = _reward_model(
       reference,
-      [task.languages.index(code) for code in codes],
+      of_mixture,
       held_out=(prompts["validation"], drawn["validation"][0]),
       test=(prompts["test"], *drawn["test"]),
       seed=seed,
@@ -97,7 +96,6 @@ def run_seed(
       task=task,
       stages=stages,
       settings=settings,
-      annotator=annotator,
       output=os.path.join(output, mixture, "reward_model"),
     )
     summary["mixtures"][mixture] = {"languages": list(codes), **found}
@@ -115,7 +113,10 @@ def run_seed(
         "varies": "rate" if trial in settings.rate_trials(mixture) else "beta",
         "on_frontier": trial in settings.frontier_trials(mixture),
       }
-      needs_gate = trial.method == "rloo" and settings.rloo_reward == "learned"
+      needs_gate = (trial.method, of_mixture.rloo_reward) == (
+        "rloo",
+        "learned",
+      )
       if needs_gate and told and settings.chance_gate == "refuse":
         row["refused"] = told
         tell(f"{trial.name}: refused by the gate: {told}")
@@ -178,7 +179,7 @@ def _gold_all(task, prompts, responses):
 
 def _reward_model(
   reference,
-  language_ids,
+  mixture,
   *,
   held_out,
   test,
@@ -187,7 +188,6 @@ def _reward_model(
   task,
   stages,
   settings,
-  annotator,
   output,
 ):
   """Pairs of a mixture, the reward model on them, and what it is worth."""
@@ -195,11 +195,11 @@ def _reward_model(
   def labelled(prompts, responses, ids, purpose):
     return annotators.annotate(
       task,
-      annotator,
+      mixture.annotator,
       prompts=prompts,
       responses=responses,
       language_ids=ids,
-      scale=settings.label_scale,
+      scale=mixture.label_scale,
       rng=np.random.default_rng((seed, number, purpose)),
     )
 
@@ -208,6 +208,7 @@ def _reward_model(
     "train", np.random.default_rng((seed, _POOL)), settings.pool_prompts
   )
   index = np.arange(settings.pool_prompts)
+  language_ids = [task.languages.index(code) for code in mixture.languages]
   ids = np.array(language_ids, np.int32)[index % len(language_ids)]
   pool = meanings[ids, index]
   responses = stages.sample(reference, pool, 2, seed, _PAIRS)
@@ -294,7 +295,7 @@ def _align(
     return params, []
 
   def score(prompts, responses):
-    if settings.rloo_reward == "gold":
+    if settings.mixtures[trial.mixture].rloo_reward == "gold":
       reward = task.gold(prompts, responses)
     else:
       raw = stages.reward(reward_params, prompts, responses)

@@ -4,11 +4,36 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from mlm.alignment import stop_rules
+from mlm.alignment.testbed import annotators
 
 GATES = ("refuse", "record")
 STOPS = ("stop", "record")
 METHODS = ("dpo", "rloo")
 REWARDS = ("learned", "gold")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """What the pairs of a mixture are, and what RLOO is rewarded with there.
+
+  Attributes:
+    languages: codes of its prompts, in turn.
+    annotator: of `mlm.alignment.testbed.annotators`.
+    label_scale: of `annotators.annotate`.
+    rloo_reward: "learned", or "gold" to see what RLOO does with a reward that
+      cannot be hacked; DPO has its pairs as ever.
+  """
+
+  languages: Sequence[str]
+  annotator: annotators.Annotator
+  label_scale: float
+  rloo_reward: str
+
+  def __post_init__(self):
+    if self.rloo_reward not in REWARDS:
+      raise ValueError(
+        f"rloo_reward {self.rloo_reward!r} must be {' or '.join(REWARDS)}"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +66,12 @@ class Settings:
   responses in their updates.
 
   Attributes:
-    mixtures: name -> languages of its pairs; all mixtures have pool_prompts.
+    mixtures: by name; all have as many prompts.
     sft_steps: of fine-tuning.
     sft_batch: demonstrations a step.
     sft_rate: peak learning rate.
     pool_prompts: prompts that pairs are made for, and RLOO's; spread evenly
       over a mixture's languages.
-    label_scale: of `mlm.alignment.testbed.annotators.annotate`.
     reward_steps: of the reward model.
     reward_rate: its peak learning rate.
     reward_centering: of `reward_model.bradley_terry_loss`.
@@ -61,8 +85,6 @@ class Settings:
     rloo_beta: with them.
     prompts_per_step: of RLOO.
     samples_per_prompt: of RLOO, at least 2.
-    rloo_reward: "learned", or "gold" to see what RLOO does with a reward that
-      cannot be hacked; DPO then has the same labels as ever.
     frontier_mixture: the one in which beta is varied; None for none.
     frontier_rate: learning rate then, of both methods.
     dpo_betas: tried then; dpo_beta belongs to them.
@@ -80,12 +102,11 @@ class Settings:
     rows_at_once: of sampling and scoring.
   """
 
-  mixtures: Mapping[str, Sequence[str]]
+  mixtures: Mapping[str, Mixture]
   sft_steps: int
   sft_batch: int
   sft_rate: float
   pool_prompts: int
-  label_scale: float
   reward_steps: int
   reward_rate: float
   reward_centering: float
@@ -99,7 +120,6 @@ class Settings:
   rloo_beta: float
   prompts_per_step: int
   samples_per_prompt: int
-  rloo_reward: str
   frontier_mixture: str | None
   frontier_rate: float
   dpo_betas: Sequence[float]
@@ -118,7 +138,6 @@ class Settings:
     for name, choices in (
       ("chance_gate", GATES),
       ("on_hacking", STOPS),
-      ("rloo_reward", REWARDS),
     ):
       if getattr(self, name) not in choices:
         raise ValueError(

@@ -1,0 +1,237 @@
+"""The testbed in small: it runs, resumes, and its two brakes hold."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from mlm.alignment import rewards, stop_rules
+from mlm.alignment.testbed import annotators, artificial, experiment
+from mlm.alignment.testbed import optimizer as optimizer_lib
+from mlm.alignment.testbed import settings as settings_lib
+from mlm.alignment.testbed import stages as stages_lib
+from mlm.jobs import align_testbed
+from mlm.sharding import mesh as mesh_lib
+from tests import tiny_models
+
+MESH = {"data": 8, "fsdp": 1, "tensor": 1}
+TASK = artificial.make_task(
+  num_languages=3,
+  num_concepts=5,
+  shares={
+    "right": 0.35,
+    "wrong_language": 0.25,
+    "wrong_operation": 0.2,
+    "truncated": 0.2,
+  },
+  wrong_language=artificial.english,
+)
+MODEL = dataclasses.replace(
+  tiny_models.DECODER, vocab_size=32, num_layers=1, d_model=32, d_ff=64
+)
+
+
+def _mixture(num_languages, annotator=annotators.gold, rloo_reward="learned"):
+  return settings_lib.Mixture(
+    languages=TASK.languages[:num_languages],
+    annotator=annotator,
+    label_scale=3.0,
+    rloo_reward=rloo_reward,
+  )
+
+
+SETTINGS = settings_lib.Settings(
+  mixtures={"EN-1": _mixture(1), "ML-2": _mixture(2)},
+  sft_steps=150,
+  sft_batch=64,
+  sft_rate=1e-2,
+  pool_prompts=64,
+  reward_steps=20,
+  reward_rate=1e-3,
+  reward_centering=0.01,
+  reward_pairs_per_step=16,
+  pairs_per_step=16,
+  dpo_steps=40,
+  dpo_rates=[3e-3],
+  dpo_beta=0.1,
+  rloo_steps=40,
+  rloo_rates=[3e-3],
+  rloo_beta=0.0,
+  prompts_per_step=8,
+  samples_per_prompt=4,
+  frontier_mixture=None,
+  frontier_rate=1e-3,
+  dpo_betas=[],
+  rloo_betas=[],
+  evaluation_prompts=32,
+  evaluation_samples=2,
+  opponent_samples=4,
+  control_samples=2,
+  confidence=0.95,
+  chance_gate="record",
+  stop_rule=stop_rules.Rule(
+    window=5, max_fall=0.02, confidence=0.95, min_prompts=8
+  ),
+  on_hacking="stop",
+  rows_at_once=64,
+)
+
+
+@pytest.fixture(scope="module")
+def stages():
+  return _stages(SETTINGS)
+
+
+def _stages(settings):
+  return stages_lib.make_stages(
+    task=TASK,
+    config=MODEL,
+    optimizer=optimizer_lib.adamw_cosine,
+    settings=settings,
+    mesh=mesh_lib.make_mesh(MESH),
+  )
+
+
+def _run(stages, tmp_path, task=TASK, **changes):
+  return experiment.run_seed(
+    0,
+    task=task,
+    stages=stages,
+    settings=dataclasses.replace(SETTINGS, **changes),
+    output=str(tmp_path),
+    tell=lambda line: None,
+  )
+
+
+def _mean_and_error(scores):
+  by_prompt = scores.mean(axis=(0, 2))
+  return by_prompt.mean(), by_prompt.std(ddof=1) / math.sqrt(len(by_prompt))
+
+
+def test_rloo_on_the_hidden_score_raises_it(stages, tmp_path):
+  mixtures = {"ML-3": _mixture(3, rloo_reward="gold")}
+  summary, scores = _run(stages, tmp_path, mixtures=mixtures)
+  (name,) = (n for n in summary["mixtures"]["ML-3"]["trials"] if "rloo" in n)
+  trial = summary["mixtures"]["ML-3"]["trials"][name]
+  assert trial["stop_rule"] == []
+  assert min(trial["kl"].values()) > 0
+  before, error = _mean_and_error(scores["test/opponent"])
+  after, error_after = _mean_and_error(scores[f"test/{name}"])
+  assert after - before > 5 * math.hypot(error, error_after)
+  assert scores[f"test/{name}"].shape == (3, 32, 2)
+
+
+def test_hacking_is_stopped_and_a_reward_model_at_chance_refused(
+  stages, tmp_path
+):
+  def longer(prompts, responses):
+    return (responses != 0).sum(axis=1).astype(np.float32)
+
+  planted = TASK._replace(gold=longer)
+  mixtures = {"EN-1": _mixture(1, rloo_reward="gold")}
+  summary, _ = _run(stages, tmp_path / "a", task=planted, mixtures=mixtures)
+  trials = summary["mixtures"]["EN-1"]["trials"]
+  (said,) = (t["stop_rule"] for t in trials.values() if t["method"] == "rloo")
+  assert len(said) == 1 and said[0]["step"] < 39
+  assert "verifiable reward" in said[0]["told"]["together"]
+  summary, scores = _run(
+    stages,
+    tmp_path / "b",
+    mixtures={"EN-1": _mixture(1, annotators.random)},
+    chance_gate="refuse",
+  )
+  of_mixture = summary["mixtures"]["EN-1"]
+  assert set(of_mixture["gate"]) == set(TASK.languages[:1])
+  refused = [t for t in of_mixture["trials"].values() if "refused" in t]
+  assert [t["method"] for t in refused] == ["rloo"]
+  assert not any("rloo" in name for name in scores)
+
+
+def test_the_job_leaves_seeds_that_are_done_and_writes_tables(tmp_path):
+  settings = dataclasses.replace(
+    SETTINGS,
+    sft_steps=20,
+    reward_steps=20,
+    dpo_steps=20,
+    rloo_steps=20,
+    frontier_mixture="ML-2",
+    frontier_rate=3e-3,
+    dpo_betas=[0.1, 1.0],
+    rloo_betas=[0.0, 1.0],
+    evaluation_prompts=8,
+  )
+
+  def run(seeds):
+    align_testbed.align_testbed(
+      task=TASK,
+      model=MODEL,
+      optimizer=optimizer_lib.adamw_cosine,
+      settings=settings,
+      seeds=seeds,
+      mesh_shape=MESH,
+      num_resamples=50,
+      output=str(tmp_path),
+    )
+
+  run([0])
+  first = (tmp_path / "seed_0.json").stat().st_mtime_ns
+  run([0, 1])
+  assert (tmp_path / "seed_0.json").stat().st_mtime_ns == first
+  with (
+    np.load(tmp_path / "seed_0.npz") as a,
+    np.load(tmp_path / "seed_1.npz") as b,
+  ):
+    assert set(a) == set(b)
+    assert any((a[name] != b[name]).any() for name in a)
+  summary = json.loads((tmp_path / "seed_1.json").read_text())
+  assert len(summary["mixtures"]["ML-2"]["trials"]) == 4
+  header, *rows = (tmp_path / "trials.tsv").read_text().splitlines()
+  columns = header.split("\t")
+  for row in rows:
+    cells = dict(zip(columns, row.split("\t")))
+    shares = [float(cells[name]) for name in ("win", "loss", "tie")]
+    assert sum(shares) == pytest.approx(100, abs=0.1)
+  # 2 seeds x (the control + 2 + 4 trials) x (3 languages + groups)
+  assert len(rows) == 2 * (5 + 6 * 6)
+  for name in ("outcomes", "accuracy", "frontier"):
+    assert (tmp_path / f"{name}.svg").read_text().startswith("<svg")
+  contrasts = (tmp_path / "contrasts.tsv").read_text().splitlines()
+  assert len(contrasts) == 1 + 2 * 3 + 2 * 3
+
+
+def test_a_seed_gives_the_same_scores_again(stages, tmp_path):
+  """An interrupted seed is made again whole, so this is what resuming means."""
+  small = {"mixtures": {"EN-1": _mixture(1)}}
+  first, second = (_run(stages, tmp_path / n, **small)[1] for n in "ab")
+  for name in first:
+    np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_unequal_data_and_unknown_choices_are_refused():
+  with pytest.raises(ValueError, match="responses"):
+    dataclasses.replace(SETTINGS, dpo_steps=41)
+  with pytest.raises(ValueError, match="as many trials"):
+    dataclasses.replace(SETTINGS, dpo_rates=[1e-3, 1e-4])
+  with pytest.raises(ValueError, match="chance_gate"):
+    dataclasses.replace(SETTINGS, chance_gate="warn")
+  with pytest.raises(ValueError, match="frontier_mixture"):
+    dataclasses.replace(SETTINGS, frontier_mixture="ML-9")
+
+
+def test_a_vocabulary_too_small_is_refused():
+  with pytest.raises(ValueError, match="VOCAB_SIZE"):
+    stages_lib.make_stages(
+      task=TASK,
+      config=dataclasses.replace(MODEL, vocab_size=8),
+      optimizer=optimizer_lib.adamw_cosine,
+      settings=SETTINGS,
+      mesh=mesh_lib.make_mesh(MESH),
+    )
+
+
+def test_what_is_verified_are_the_parts_of_rewards():
+  responses = np.zeros((1, TASK.response_length), np.int32)
+  prompts = TASK.prompts("test", np.random.default_rng(0), 1)[0]
+  assert set(TASK.verify(prompts, responses)) == set(rewards.PARTS)
