@@ -7,7 +7,7 @@ prompts were shared over languages there is not published.
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from mlm.languages import sets
+from mlm.languages import registry, sets
 
 Quotas = Mapping[str, int]
 
@@ -18,32 +18,39 @@ def _even(codes: Sequence[str], total: int) -> dict[str, int]:
   return {code: share + (i < more) for i, code in enumerate(codes)}
 
 
-def en_1() -> Quotas:
-  """EN-1: 50,000 rows of English."""
-  return {"eng_Latn": 50_000}
+MIXTURES: Mapping[str, Quotas] = {
+  "EN-1": {"eng_Latn": 50_000},
+  "ML-5": _even(sets.ML_5, 50_000),
+  "ML-23": _even(sets.AYA_23, 50_000),  # 2,173 or 2,174 of each
+  "ML-23*": _even(sets.AYA_23, 230_000),
+}
 
 
-def ml_5() -> Quotas:
-  """ML-5: 10,000 rows of each of five languages."""
-  return _even(sets.ML_5, 50_000)
+def quotas(mixture: str | Quotas, num_rows: int | None) -> Quotas:
+  """Rows of each language.
 
-
-def ml_23() -> Quotas:
-  """ML-23: 50,000 rows over 23 languages, 2,173 or 2,174 of each."""
-  return _even(sets.AYA_23, 50_000)
-
-
-def ml_23_star() -> Quotas:
-  """ML-23*: 10,000 rows of each of 23 languages."""
-  return _even(sets.AYA_23, 230_000)
-
-
-def scaled(quotas: Quotas, total: int) -> Quotas:
-  """The same shares of fewer or more rows, rounded by the largest remainder.
+  Args:
+    mixture: name of one of `MIXTURES`, or rows by language code.
+    num_rows: rows to scale it to; None for its own.
 
   Raises:
-    ValueError: if a language would have no row.
+    ValueError: if the name or a code is unknown, or a language would have no
+      row.
   """
+  if isinstance(mixture, str):
+    if mixture not in MIXTURES:
+      raise ValueError(
+        f"mixture {mixture!r} is none of {', '.join(MIXTURES)}; choose one, or "
+        "give rows by language code"
+      )
+    mixture = MIXTURES[mixture]
+  for code in mixture:
+    registry.get(code)
+  return mixture if num_rows is None else _scaled(mixture, num_rows)
+
+
+def _scaled(quotas: Quotas, total: int) -> Quotas:
+  """The same shares of other rows, rounded by the largest remainder."""
   size = sum(quotas.values())
   exact = {code: total * number / size for code, number in quotas.items()}
   found = {code: int(share) for code, share in exact.items()}

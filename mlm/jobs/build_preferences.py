@@ -17,7 +17,7 @@ def build_preferences(
   translator: Translator,
   chosen: Generator,
   rejected: Generator,
-  mixture: preference_mixtures.Quotas,
+  mixture: str | dict,
   num_rows: int | None,
   output: str,
   batch_size: int,
@@ -33,7 +33,7 @@ def build_preferences(
     translator: of `mlm.instructions.translate`.
     chosen: Generator of the chosen responses, in each language.
     rejected: Generator of the rejected responses, in English.
-    mixture: of `mlm.alignment.preference_mixtures`.
+    mixture: name in `mlm.alignment.preference_mixtures`, or rows by language.
     num_rows: rows to scale the mixture to; None for its own.
     output: directory for by_language/, train.jsonl, validation.jsonl and
       left_out.jsonl.
@@ -43,9 +43,7 @@ def build_preferences(
     seed: of which prompts a language has.
   """
   records = records_lib.read_records(prompts)
-  quotas = mixture
-  if num_rows is not None:
-    quotas = preference_mixtures.scaled(mixture, num_rows)
+  quotas = preference_mixtures.quotas(mixture, num_rows)
   assigned = translated_pairs.assign(records, quotas, seed=seed)
   folder = os.path.join(output, "by_language")
   os.makedirs(folder, exist_ok=True)

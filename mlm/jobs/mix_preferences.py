@@ -14,7 +14,7 @@ SPLITS = ("train", "validation")
 def mix_preferences(
   *,
   inputs: list,
-  mixture: preference_mixtures.Quotas,
+  mixture: str | dict,
   num_rows: int | None,
   output: str,
   seed: int,
@@ -26,7 +26,7 @@ def mix_preferences(
 
   Args:
     inputs: directories with train.jsonl and validation.jsonl.
-    mixture: of `mlm.alignment.preference_mixtures`.
+    mixture: name in `mlm.alignment.preference_mixtures`, or rows by language.
     num_rows: rows to scale the mixture to; None for its own.
     output: directory for train.jsonl and validation.jsonl.
     seed: of the draw.
@@ -41,9 +41,7 @@ def mix_preferences(
     ]
     for split in SPLITS
   }
-  quotas = mixture
-  if num_rows is not None:
-    quotas = preference_mixtures.scaled(mixture, num_rows)
+  quotas = preference_mixtures.quotas(mixture, num_rows)
   found["train"] = preference_mixtures.draw(found["train"], quotas, seed=seed)
   os.makedirs(output, exist_ok=True)
   for split, pairs in found.items():

@@ -152,7 +152,7 @@ def _built(tmp_path):
     ),
     chosen=generator("chosen.jsonl"),
     rejected=generator("rejected.jsonl"),
-    mixture=preference_mixtures.ml_5(),
+    mixture="ML-5",
     num_rows=30,
     output=str(tmp_path / "built"),
     batch_size=4,
@@ -182,7 +182,7 @@ def test_builder_makes_a_mixture_and_goes_on_where_it_was_killed(tmp_path):
   }
   both = [*pairs["train"], *pairs["validation"]]
   assert collections.Counter(p["language"] for p in both) == dict.fromkeys(
-    preference_mixtures.ml_5(), 6
+    preference_mixtures.MIXTURES["ML-5"], 6
   )
   sources = [{p["source_id"] for p in of} for of in pairs.values()]
   assert not sources[0] & sources[1]
@@ -195,7 +195,7 @@ def test_builder_makes_a_mixture_and_goes_on_where_it_was_killed(tmp_path):
   mixed = tmp_path / "mixed"
   mix_job.mix_preferences(
     inputs=[arguments["output"]],
-    mixture=preference_mixtures.en_1(),
+    mixture="EN-1",
     num_rows=2,
     output=str(mixed),
     seed=0,
