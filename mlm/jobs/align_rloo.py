@@ -20,6 +20,7 @@ from mlm.alignment import (
   rewards,
   rloo,
   scoring,
+  stop_rules,
 )
 from mlm.checkpoints import manager
 from mlm.data import prompts
@@ -150,6 +151,7 @@ def align_rloo(
   reward_weights: dict,
   standardize_by_language: bool,
   chance_gate: str,
+  stop_rule: stop_rules.Rule | None,
   estimator: estimators.Estimator,
   adapters: adapters_lib.AdapterConfig | None,
   reference_dtype: str,
@@ -187,6 +189,8 @@ def align_rloo(
       1 over the reference's samples in each language, or in all together.
     chance_gate: "refuse" or "warn" where the reward model's held-out accuracy
       in a language of the prompts is not above a half with confidence.
+    stop_rule: ends the run with an error where the mean of the verifiable parts
+      falls in a language while the learned reward rises; None for none.
     estimator: of the gradient; see `mlm.alignment.estimators`.
     adapters: those to train over the model, which then is the reference as it
       is; None to train the model, beside a copy of it.
@@ -300,6 +304,19 @@ def align_rloo(
     seed=seed,
     eos_id=special.EOS_ID,
   )
+  if stop_rule is not None:
+    source = stop_rules.watched(
+      source,
+      rule=stop_rule,
+      verified=rewards.PARTS,
+      proxy="reward_model",
+      codes=registry.codes(),
+      num_steps=num_steps,
+      num_languages=len(languages),
+      samples_per_prompt=samples_per_prompt,
+      output=output,
+      on_told=stop_rules.stop,
+    )
   training_run.run(
     output=output,
     part=part,

@@ -31,6 +31,7 @@ from mlm.training import state as train_state
 from mlm.training.optimizers import MakeOptimizer
 
 _LOG_PERIOD = 20
+_MAX_LOGPROB_GAP = 1e-2  # nats; models here are float32, which rounds by less
 
 
 class _NoCheckpoints:
@@ -102,12 +103,12 @@ def make_stages(
     mesh: of `mlm.sharding.mesh.make_mesh`.
 
   Raises:
-    ValueError: if the model's vocabulary is too small for the task.
+    ValueError: if the model's vocabulary is not the task's.
   """
-  if config.vocab_size < task.vocab_size:
+  if config.vocab_size != task.vocab_size:
     raise ValueError(
-      f"the model's vocabulary of {config.vocab_size} is smaller than the "
-      f"task's {task.vocab_size}; set VOCAB_SIZE to {task.vocab_size} or more"
+      f"the model's vocabulary of {config.vocab_size} is not the task's "
+      f"{task.vocab_size}; set VOCAB_SIZE to {task.vocab_size}"
     )
   model = decoder.build(config)
   backend = linear_cross_entropy.default_backend()
@@ -313,7 +314,9 @@ def make_stages(
       pad_id=special.PAD_ID,
     )
 
-  logprob_pair = rloo.make_logprob_pair(model.apply, backend=backend)
+  logprob_pair = rloo.make_logprob_pair(
+    model.apply, model.apply, backend=backend
+  )
 
   def align_rloo(
     reference, prompts, language_ids, score, rate, beta, watch, seed, output
@@ -338,6 +341,7 @@ def make_stages(
       ),
       place=place,
       logprob_pair=logprob_pair,
+      policy_of=lambda params: params,
       reference=reference,
       score=lambda rows, responses, language_ids: score(
         rows[:, : task.prompt_length], responses
@@ -345,6 +349,7 @@ def make_stages(
       reward_of_parts=lambda parts: parts["reward"],
       estimator=estimator_of(beta),
       updates_per_rollout=1,
+      max_logprob_gap=_MAX_LOGPROB_GAP,
       history=os.path.join(output, "rewards.jsonl"),
       seed=seed,
       eos_id=special.EOS_ID,
@@ -357,7 +362,7 @@ def make_stages(
 
     def of_rows(prompts, prompt_ids):
       placed = place({"prompts": prompts, "prompt_ids": prompt_ids})
-      return draw(params, *placed.values(), seed, number)
+      return draw(params, *placed.values(), seed, number).tokens
 
     num_devices = len(jax.devices())
     size = settings.rows_at_once // num_samples // num_devices * num_devices

@@ -29,7 +29,11 @@ TASK = artificial.make_task(
   wrong_language=artificial.english,
 )
 MODEL = dataclasses.replace(
-  tiny_models.DECODER, vocab_size=32, num_layers=1, d_model=32, d_ff=64
+  tiny_models.DECODER,
+  vocab_size=TASK.vocab_size,
+  num_layers=1,
+  d_model=32,
+  d_ff=64,
 )
 
 
@@ -149,18 +153,17 @@ def test_hacking_is_stopped_and_a_reward_model_at_chance_refused(
   assert not any("rloo" in name for name in scores)
 
 
-def test_the_job_leaves_seeds_that_are_done_and_writes_tables(tmp_path):
+def test_the_job_leaves_seeds_that_are_done_and_writes_tables(
+  stages, tmp_path, monkeypatch
+):
+  # Compiled once for all tests of this file.
+  monkeypatch.setattr(stages_lib, "make_stages", lambda **_: stages)
   settings = dataclasses.replace(
     SETTINGS,
-    sft_steps=20,
-    reward_steps=20,
-    dpo_steps=20,
-    rloo_steps=20,
     frontier_mixture="ML-2",
     frontier_rate=3e-3,
     dpo_betas=[0.1, 1.0],
     rloo_betas=[0.0, 1.0],
-    evaluation_prompts=8,
   )
 
   def run(seeds):
@@ -220,7 +223,7 @@ def test_unequal_data_and_unknown_choices_are_refused():
     dataclasses.replace(SETTINGS, frontier_mixture="ML-9")
 
 
-def test_a_vocabulary_too_small_is_refused():
+def test_another_vocabulary_is_refused():
   with pytest.raises(ValueError, match="VOCAB_SIZE"):
     stages_lib.make_stages(
       task=TASK,
