@@ -17,7 +17,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.alignment import dpo, estimators, reward_model, rloo
+from mlm.alignment import (
+  dpo,
+  estimators,
+  reward_model,
+  rloo,
+  rollout_batches,
+)
 from mlm.alignment.testbed.annotators import Pairs
 from mlm.alignment.testbed.settings import Settings
 from mlm.alignment.testbed.tasks import Task
@@ -196,7 +202,7 @@ def make_stages(
       pad_id=special.PAD_ID,
     ),
     init=lambda key: reward_model.init(model.init(key), config.d_model),
-    logical_axes={"decoder": model.logical_axes(), "score": ("embed",)},
+    logical_axes=reward_model.logical_axes(model.logical_axes()),
     rate=settings.reward_rate,
     num_steps=settings.reward_steps,
   )
@@ -314,7 +320,7 @@ def make_stages(
       pad_id=special.PAD_ID,
     )
 
-  logprob_pair = rloo.make_logprob_pair(
+  logprob_pair = rollout_batches.make_logprob_pair(
     model.apply, model.apply, backend=backend
   )
 
@@ -333,7 +339,7 @@ def make_stages(
         "language_ids": language_ids[drawn],
       }
 
-    source = rloo.make_batch_source(
+    rollout = rollout_batches.make_rollout(
       prompts=prompts_of_step,
       sample=sampler(settings.samples_per_prompt),
       to_batch=lambda rows, language_ids: prompts_lib.response_batch(
@@ -341,18 +347,21 @@ def make_stages(
       ),
       place=place,
       logprob_pair=logprob_pair,
-      policy_of=lambda params: params,
       reference=reference,
       score=lambda rows, responses, language_ids: score(
         rows[:, : task.prompt_length], responses
       ),
       reward_of_parts=lambda parts: parts["reward"],
-      estimator=estimator_of(beta),
-      updates_per_rollout=1,
       max_logprob_gap=_MAX_LOGPROB_GAP,
-      history=os.path.join(output, "rewards.jsonl"),
       seed=seed,
       eos_id=special.EOS_ID,
+    )
+    source = rloo.make_batch_source(
+      rollout,
+      policy_of=lambda params: params,
+      estimator=estimator_of(beta),
+      updates_per_rollout=1,
+      history=os.path.join(output, "rewards.jsonl"),
     )
     os.makedirs(output, exist_ok=True)
     return run_rloo(rate)(reference, watch(source), seed, output)
