@@ -297,17 +297,34 @@ def rank_correlation(rows: Sequence[Mapping], method: str) -> tuple[float, int]:
 
 
 def frontier_rows(seeds: Sequence[Seed]) -> list[dict]:
-  """Trials by beta at one rate, means over languages of the test split."""
+  """Every trial, and the fine-tuned model at a KL of 0 as both methods' first.
+
+  Means over languages of the test split; KL in nats a response.
+  """
   rows = []
   for seed in seeds:
     for mixture, of_mixture in seed.summary["mixtures"].items():
+      told = {"seed": seed.summary["seed"], "mixture": mixture}
+      first = of_mixture["best_of_n"]["macro"][0]  # of one sample
+      for method in METHODS:
+        rows.append(
+          {
+            **told,
+            "method": method,
+            "rate": 0.0,
+            "beta": "",
+            "kl": 0.0,
+            "gold": float(seed.scores["test/opponent"].mean()),
+            "learned_reward": first["proxy"],
+            "delta": 0.0,
+          }
+        )
       for name, trial in of_mixture["trials"].items():
-        if not trial["on_frontier"] or "refused" in trial:
+        if "refused" in trial:
           continue
         rows.append(
           {
-            "seed": seed.summary["seed"],
-            "mixture": mixture,
+            **told,
             "method": trial["method"],
             "rate": trial["rate"],
             "beta": trial["beta"],
@@ -330,16 +347,46 @@ def best_of_n_rows(seeds: Sequence[Seed]) -> list[dict]:
   ]
 
 
-def at_equal_kl(rows: Sequence[Mapping], kl: float) -> list[float]:
-  """RLOO - DPO in hidden score at one KL, for each seed that reaches it twice.
+def equal_kl_rows(
+  rows: Sequence[Mapping], kls: Sequence[float], *, confidence: float
+) -> list[dict]:
+  """RLOO - DPO in hidden score where both are as far from the fine-tuned model.
 
-  Each method's points of a seed are joined by lines, with (0, the fine-tuned
-  model's score) left out: nothing is said beyond the KL that both reached.
+  Each method's trials of a seed are joined by lines in the order of their KL;
+  nothing is said beyond the KL that both reached.
 
   Args:
-    rows: of `frontier_rows`, of one mixture.
-    kl: in nats.
+    rows: of `frontier_rows`.
+    kls: in nats.
+    confidence: of Student's interval over seeds.
   """
+  found = []
+  for mixture in dict.fromkeys(row["mixture"] for row in rows):
+    for kl in kls:
+      values = _at_equal_kl(
+        [row for row in rows if row["mixture"] == mixture], kl
+      )
+      if not values:
+        continue
+      low = high = float("nan")
+      if len(values) > 1:
+        tested = stats.ttest_1samp(values, 0.0)
+        low, high = tested.confidence_interval(confidence)
+      found.append(
+        {
+          "mixture": mixture,
+          "kl": kl,
+          "seeds": len(values),
+          "rloo_minus_dpo": float(np.mean(values)),
+          "low_t": float(low),
+          "high_t": float(high),
+          "by_seed": values,
+        }
+      )
+  return found
+
+
+def _at_equal_kl(rows, kl) -> list[float]:
   found = []
   for seed in sorted({row["seed"] for row in rows}):
     values = []

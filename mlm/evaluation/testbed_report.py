@@ -1,19 +1,18 @@
 """Tables and figures of a testbed, written beside its results."""
 
 import os
-
-import numpy as np
+import statistics
 
 from mlm.evaluation import testbed, testbed_figures
 
-_KLS = (0.25, 0.5, 1.0, 2.0)  # nats, at which methods are compared
+_KLS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # nats, at which methods are compared
 
 
 def write(directory: str, *, confidence: float, num_resamples: int) -> str:
   """Writes the tables and figures of all seeds that are done.
 
-  trials.tsv, against_sft.tsv, contrasts.tsv, reward_models.tsv and, where there are betas to
-  compare, frontier.tsv, equal_kl.tsv and best_of_n.tsv; SVG figures.
+  trials.tsv, against_sft.tsv, contrasts.tsv, reward_models.tsv, frontier.tsv,
+  equal_kl.tsv and best_of_n.tsv; outcomes.svg, accuracy.svg and frontier.svg.
 
   Args:
     directory: output directory of align_testbed.
@@ -70,26 +69,29 @@ def write(directory: str, *, confidence: float, num_resamples: int) -> str:
   )
   lines.append(title)
   frontier = testbed.frontier_rows(seeds)
-  if frontier:
-    mixture = frontier[0]["mixture"]
-    equal = [
-      {"kl": kl, "seeds": len(found), "rloo_minus_dpo": found}
-      for kl in _KLS
-      if (found := testbed.at_equal_kl(frontier, kl))
-    ]
-    told = "; ".join(
-      f"{row['kl']:g} nats {np.mean(row['rloo_minus_dpo']):+.3f} "
-      f"({row['seeds']} seeds)"
-      for row in equal
-    )
-    title = f"{mixture}: RLOO − DPO in hidden score at equal KL: {told}"
-    testbed.write_table(path("frontier.tsv"), frontier)
-    testbed.write_table(path("equal_kl.tsv"), equal)
-    of_mixture = [row for row in best if row["mixture"] == mixture]
-    write_figure(
-      "frontier.svg", testbed_figures.frontier(frontier, of_mixture, title)
-    )
-    lines.append(title)
+  equal = testbed.equal_kl_rows(frontier, _KLS, confidence=confidence)
+  testbed.write_table(path("frontier.tsv"), frontier)
+  testbed.write_table(path("equal_kl.tsv"), equal)
+  # The one with most trials: that in which betas vary, if any.
+  mixture = statistics.mode(row["mixture"] for row in frontier)
+  told = "; ".join(
+    f"at {row['kl']:g} nats {row['rloo_minus_dpo']:+.3f} [{row['low_t']:.3f}, "
+    f"{row['high_t']:.3f}] ({row['seeds']} seeds)"
+    for row in equal
+    if row["mixture"] == mixture
+  )
+  title = f"{mixture}: RLOO − DPO in hidden score {told}"
+  write_figure(
+    "frontier.svg",
+    testbed_figures.frontier(
+      *(
+        [row for row in rows if row["mixture"] == mixture]
+        for rows in (frontier, best)
+      ),
+      title,
+    ),
+  )
+  lines.append(title)
   return "\n".join(lines)
 
 

@@ -111,7 +111,6 @@ def run_seed(
         "rate": trial.rate,
         "beta": trial.beta,
         "varies": "rate" if trial in settings.rate_trials(mixture) else "beta",
-        "on_frontier": trial in settings.frontier_trials(mixture),
       }
       needs_gate = (trial.method, of_mixture.rloo_reward) == (
         "rloo",

@@ -28,7 +28,6 @@ def _trial(method, rate, varies="rate", **changes):
     "rate": rate,
     "beta": 0.1,
     "varies": varies,
-    "on_frontier": False,
     "kl": dict.fromkeys(LANGUAGES, 0.5),
     "reward": dict(zip(LANGUAGES, (1.0, 2.0, 3.0))),
     "stop_rule": [],
@@ -67,7 +66,7 @@ def _seed(number=0, refused=False):
     of_mixture |= {
       "calibration": _calibration(0.4),
       "clean_accuracy": dict(zip(LANGUAGES, (0.9, 0.4, None))),
-      "best_of_n": {"macro": []},
+      "best_of_n": {"macro": [{"n": 1, "proxy": 0.2}]},
     }
   scores = {
     f"{split}/{name}": np.zeros((3, PROMPTS, 4), np.float32)
@@ -197,9 +196,21 @@ def test_equal_kl_by_hand():
     row(1, "rloo", 0.0, 1.0),
     row(1, "rloo", 3.0, 1.0),
   ]
-  assert testbed.at_equal_kl(rows, 1.5) == pytest.approx([2.5 - 1.75])
-  assert testbed.at_equal_kl(rows, 1.0) == pytest.approx([0.5, -1.0])
-  assert testbed.at_equal_kl(rows, 5.0) == []
+  rows = [{**of_seed, "mixture": "ML-2"} for of_seed in rows]
+  found = testbed.equal_kl_rows(rows, [1.0, 1.5, 5.0], confidence=0.95)
+  assert [row["kl"] for row in found] == [1.0, 1.5]  # nobody went to 5
+  assert found[0]["by_seed"] == pytest.approx([0.5, -1.0])
+  assert found[0]["rloo_minus_dpo"] == pytest.approx(-0.25)
+  # t(1) at 97.5 % is 12.7062; the standard error of two is half their distance.
+  assert found[0]["high_t"] == pytest.approx(-0.25 + 12.7062 * 0.75, rel=1e-5)
+  assert found[1]["by_seed"] == pytest.approx([2.5 - 1.75])
+
+
+def test_the_frontier_begins_at_the_fine_tuned_model():
+  rows = testbed.frontier_rows([_seed(), _seed(1, True)])
+  starts = [row for row in rows if row["kl"] == 0]
+  assert len(starts) == 2 * 2 * 2 and {row["gold"] for row in starts} == {0.0}
+  assert len(rows) == len(starts) + 6 + 5  # a trial was refused
 
 
 def test_a_directory_without_seeds_is_told(tmp_path):

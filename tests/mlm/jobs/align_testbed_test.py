@@ -1,7 +1,7 @@
 """The testbed in small: it runs, resumes, and its two brakes hold."""
 
 import dataclasses
-import json
+import functools
 import math
 
 import numpy as np
@@ -56,8 +56,8 @@ SETTINGS = settings_lib.Settings(
   reward_rate=1e-3,
   reward_centering=0.01,
   reward_pairs_per_step=16,
-  pairs_per_step=16,
-  dpo_steps=40,
+  pairs_per_step=40,
+  dpo_steps=16,
   dpo_rates=[3e-3],
   dpo_beta=0.1,
   rloo_steps=40,
@@ -84,18 +84,18 @@ SETTINGS = settings_lib.Settings(
 
 
 @pytest.fixture(scope="module")
-def stages():
-  return _stages(SETTINGS)
-
-
-def _stages(settings):
-  return stages_lib.make_stages(
+def stages(tmp_path_factory):
+  """Compiled once, and fine-tuned once."""
+  made = stages_lib.make_stages(
     task=TASK,
     config=MODEL,
     optimizer=optimizer_lib.adamw_cosine,
-    settings=settings,
+    settings=SETTINGS,
     mesh=mesh_lib.make_mesh(MESH),
   )
+  tuned = functools.cache(lambda seed: made.finetune(seed, str(folder)))
+  folder = tmp_path_factory.mktemp("sft")
+  return made._replace(finetune=lambda seed, output: tuned(seed))
 
 
 def _run(stages, tmp_path, task=TASK, **changes):
@@ -153,68 +153,68 @@ def test_hacking_is_stopped_and_a_reward_model_at_chance_refused(
   assert not any("rloo" in name for name in scores)
 
 
-def test_the_job_leaves_seeds_that_are_done_and_writes_tables(
+def test_the_job_leaves_what_is_done_and_makes_the_same_again(
   stages, tmp_path, monkeypatch
 ):
-  # Compiled once for all tests of this file.
   monkeypatch.setattr(stages_lib, "make_stages", lambda **_: stages)
+
+  def run():
+    align_testbed.align_testbed(
+      task=TASK,
+      model=MODEL,
+      optimizer=optimizer_lib.adamw_cosine,
+      settings=SETTINGS,
+      seeds=[0],
+      mesh_shape=MESH,
+      num_resamples=50,
+      output=str(tmp_path),
+    )
+    with np.load(tmp_path / "seed_0.npz") as scores:
+      return dict(scores), (tmp_path / "seed_0.json").read_text()
+
+  scores, summary = run()
+  done = (tmp_path / "seed_0.json").stat().st_mtime_ns
+  run()
+  assert (tmp_path / "seed_0.json").stat().st_mtime_ns == done
+  (tmp_path / "seed_0.json").unlink()  # as if it had been killed before
+  again, summary_again = run()
+  assert summary == summary_again
+  for name in scores:
+    np.testing.assert_array_equal(scores[name], again[name])
+  header, *rows = (tmp_path / "trials.tsv").read_text().splitlines()
+  for row in rows:
+    cells = dict(zip(header.split("\t"), row.split("\t")))
+    shares = [float(cells[name]) for name in ("win", "loss", "tie")]
+    assert sum(shares) == pytest.approx(100, abs=0.1)
+  # 3 languages and 2 groups of the control, 3 groups of the 2 + 2 trials.
+  assert len(rows) == 5 + 4 * 6
+  for name in ("outcomes", "accuracy", "frontier"):
+    assert (tmp_path / f"{name}.svg").read_text().startswith("<svg")
+
+
+def test_betas_vary_in_one_mixture_and_no_trial_is_made_twice():
   settings = dataclasses.replace(
     SETTINGS,
     frontier_mixture="ML-2",
     frontier_rate=3e-3,
     dpo_betas=[0.1, 1.0],
-    rloo_betas=[0.0, 1.0],
+    rloo_betas=[1.0],
   )
-
-  def run(seeds):
-    align_testbed.align_testbed(
-      task=TASK,
-      model=MODEL,
-      optimizer=optimizer_lib.adamw_cosine,
-      settings=settings,
-      seeds=seeds,
-      mesh_shape=MESH,
-      num_resamples=50,
-      output=str(tmp_path),
-    )
-
-  run([0])
-  first = (tmp_path / "seed_0.json").stat().st_mtime_ns
-  run([0, 1])
-  assert (tmp_path / "seed_0.json").stat().st_mtime_ns == first
-  with (
-    np.load(tmp_path / "seed_0.npz") as a,
-    np.load(tmp_path / "seed_1.npz") as b,
-  ):
-    assert set(a) == set(b)
-    assert any((a[name] != b[name]).any() for name in a)
-  summary = json.loads((tmp_path / "seed_1.json").read_text())
-  assert len(summary["mixtures"]["ML-2"]["trials"]) == 4
-  header, *rows = (tmp_path / "trials.tsv").read_text().splitlines()
-  columns = header.split("\t")
-  for row in rows:
-    cells = dict(zip(columns, row.split("\t")))
-    shares = [float(cells[name]) for name in ("win", "loss", "tie")]
-    assert sum(shares) == pytest.approx(100, abs=0.1)
-  # 2 seeds x (the control + 2 + 4 trials) x (3 languages + groups)
-  assert len(rows) == 2 * (5 + 6 * 6)
-  for name in ("outcomes", "accuracy", "frontier"):
-    assert (tmp_path / f"{name}.svg").read_text().startswith("<svg")
-  contrasts = (tmp_path / "contrasts.tsv").read_text().splitlines()
-  assert len(contrasts) == 1 + 2 * 3 + 2 * 3
-
-
-def test_a_seed_gives_the_same_scores_again(stages, tmp_path):
-  """An interrupted seed is made again whole, so this is what resuming means."""
-  small = {"mixtures": {"EN-1": _mixture(1)}}
-  first, second = (_run(stages, tmp_path / n, **small)[1] for n in "ab")
-  for name in first:
-    np.testing.assert_array_equal(first[name], second[name])
+  assert [t.name for t in settings.trials("EN-1")] == [
+    "EN-1.dpo.0.003.0.1",
+    "EN-1.rloo.0.003.0",
+  ]
+  assert [(t.method, t.beta) for t in settings.trials("ML-2")] == [
+    ("dpo", 0.1),
+    ("rloo", 0.0),
+    ("dpo", 1.0),
+    ("rloo", 1.0),
+  ]
 
 
 def test_unequal_data_and_unknown_choices_are_refused():
   with pytest.raises(ValueError, match="responses"):
-    dataclasses.replace(SETTINGS, dpo_steps=41)
+    dataclasses.replace(SETTINGS, dpo_steps=17)
   with pytest.raises(ValueError, match="as many trials"):
     dataclasses.replace(SETTINGS, dpo_rates=[1e-3, 1e-4])
   with pytest.raises(ValueError, match="chance_gate"):
