@@ -71,7 +71,7 @@ SETTINGS = settings_lib.Settings(
   rloo_betas=[],
   evaluation_prompts=32,
   evaluation_samples=2,
-  opponent_samples=4,
+  opponent_samples=2,
   control_samples=2,
   confidence=0.95,
   chance_gate="record",
@@ -79,7 +79,7 @@ SETTINGS = settings_lib.Settings(
     window=5, max_fall=0.02, confidence=0.95, min_prompts=8
   ),
   on_hacking="stop",
-  rows_at_once=64,
+  rows_at_once=32,
 )
 
 
