@@ -29,7 +29,7 @@ _ROTATE = {
   "rotary_pairs": position_encodings.rotate_pairs,
 }
 _POSITIONS = (*_ROTATE, "alibi")
-_RESIDUAL = ("batch", "length", "embed")
+_RESIDUAL = ("batch", "residual_length", "embed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +267,9 @@ class _Decoder(nn.Module):
     # have to be exchanged after it.
     rows = rules.constrain(table, ("vocab", "embed"))
     x = jnp.take(rows, tokens, axis=0).astype(dtype)
+    # Whole rows of tokens first: asked for parts of them, the compiler would
+    # gather the table over the axis that splits the vocabulary.
+    x = rules.constrain(x, ("batch", "length", "embed"))
     if config.normalize_embedding:
       x = _norm(config, "embedding_norm")(x)
     x = adapters_lib.couple(self, x, languages)

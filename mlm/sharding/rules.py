@@ -31,6 +31,9 @@ ACTIVATION_RULES = {
   "batch": BATCH_AXES,
   "batch_of_experts": ("data", "fsdp"),
   "length": None,
+  # Of what is kept of each layer for the backward pass: between layers no
+  # device needs whole rows, so tensor splits them (Korthikanti et al. 2022).
+  "residual_length": "tensor",
   "embed": None,
 }
 
