@@ -18,9 +18,9 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 _BAR_INCHES = 0.2
 
 
-def _svg(figure) -> str:
+def svg(figure) -> str:
+  """The figure as SVG text, and closed; the same figure gives the same."""
   buffer = io.StringIO()
-  # The same figure gives the same bytes.
   with matplotlib.rc_context({"svg.hashsalt": "figure"}):
     figure.savefig(
       buffer, format="svg", bbox_inches="tight", metadata={"Date": None}
@@ -67,7 +67,7 @@ def pages_by_stage(funnel: Mapping, languages: Sequence[str]) -> str:
   axes.set_xscale("log")
   axes.set_xlim(left=0.5)  # a page has a bar, none has none
   axes.legend(fontsize=7, loc="lower right")
-  return _svg(figure)
+  return svg(figure)
 
 
 def corpus_sizes(
@@ -101,7 +101,7 @@ def corpus_sizes(
   other.set_xscale("log")
   other.set_xlabel(f"{unit} (log scale)")
   axes.legend([bars, points], ["pages", unit], fontsize=7, loc="lower right")
-  return _svg(figure)
+  return svg(figure)
 
 
 def waterfall(funnel: Mapping, languages: Sequence[str]) -> str:
@@ -134,7 +134,7 @@ def waterfall(funnel: Mapping, languages: Sequence[str]) -> str:
     left = left + share
   axes.set_xlim(0, 100)
   axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
-  return _svg(figure)
+  return svg(figure)
 
 
 def confusions(
@@ -172,7 +172,7 @@ def confusions(
   axes.set_xlabel("named")
   axes.set_ylabel("true")
   axes.set_title("Pages under a wrong language", fontsize=10, loc="left")
-  return _svg(figure)
+  return svg(figure)
 
 
 def mixture_rates(tokens: Mapping[str, int], rates: Mapping[str, float]) -> str:
@@ -201,7 +201,7 @@ def mixture_rates(tokens: Mapping[str, int], rates: Mapping[str, float]) -> str:
   )
   axes.set_xscale("log")
   axes.legend(fontsize=7)
-  return _svg(figure)
+  return svg(figure)
 
 
 def loss_curves(metrics: Sequence[Mapping], languages: Sequence[str]) -> str:
@@ -236,7 +236,7 @@ def loss_curves(metrics: Sequence[Mapping], languages: Sequence[str]) -> str:
   axes.set_ylabel("loss, nats a token")
   axes.grid(alpha=0.3)
   axes.legend(fontsize=7)
-  return _svg(figure)
+  return svg(figure)
 
 
 def bits_per_byte(rows: Mapping[str, Mapping]) -> str:
@@ -258,7 +258,7 @@ def bits_per_byte(rows: Mapping[str, Mapping]) -> str:
   axes.scatter(unigram, y, color=ORANGE, marker="|", label="unigram entropy")
   axes.scatter(model, y, color=BLUE, marker="o", s=14, label="model")
   axes.legend(fontsize=7)
-  return _svg(figure)
+  return svg(figure)
 
 
 def reward_and_kl(metrics: Sequence[Mapping]) -> str:
@@ -280,7 +280,7 @@ def reward_and_kl(metrics: Sequence[Mapping]) -> str:
   bottom.set_xlabel("RLOO step")
   for axes in (top, bottom):
     axes.grid(alpha=0.3)
-  return _svg(figure)
+  return svg(figure)
 
 
 def win_rates(win_rate: Mapping) -> str:
@@ -299,7 +299,7 @@ def win_rates(win_rate: Mapping) -> str:
     axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.2)
     axes.plot(row["delta"], y, marker="o", markersize=4, color=colour)
   axes.axvline(0, color="black", linewidth=0.8)
-  return _svg(figure)
+  return svg(figure)
 
 
 def premiums(
@@ -332,7 +332,7 @@ def premiums(
   axes.axvline(1, color="black", linewidth=0.8)
   axes.set_xscale("log")
   axes.legend(fontsize=7)
-  return _svg(figure)
+  return svg(figure)
 
 
 def overlaps(divergences: np.ndarray, labels: Sequence[str]) -> str:
@@ -348,4 +348,4 @@ def overlaps(divergences: np.ndarray, labels: Sequence[str]) -> str:
     loc="left",
   )
   figure.colorbar(image, shrink=0.6)
-  return _svg(figure)
+  return svg(figure)

@@ -41,23 +41,57 @@ class Chip:
   unconfirmed: tuple[str, ...]
 
 
-V5E = Chip("v5e", 1, 1.97e14, 16e9, 8.2e11, 4.5e10, 2, 16, 3.1e9, 4, ())
-V5P = Chip("v5p", 1, 4.59e14, 95 * 2**30, 2.765e12, 9e10, 3, 4, 6.25e9, 4, ())
+V5E = Chip(
+  name="v5e",
+  devices=1,
+  flops=1.97e14,
+  hbm_bytes=16 * 2**30,
+  hbm_bandwidth=8.2e11,
+  link_bandwidth=4.5e10,
+  torus=2,
+  ring=16,
+  dcn_bandwidth=6.25e9,
+  chips_per_host=4,
+  unconfirmed=("dcn_bandwidth", "chips_per_host"),
+)
+V5P = Chip(
+  name="v5p",
+  devices=1,
+  flops=4.59e14,
+  hbm_bytes=95 * 2**30,
+  hbm_bandwidth=2.765e12,
+  link_bandwidth=9e10,
+  torus=3,
+  ring=4,
+  dcn_bandwidth=6.25e9,
+  chips_per_host=4,
+  unconfirmed=(),
+)
 V6E = Chip(
-  "v6e", 1, 9.18e14, 32e9, 1.64e12, 9e10, 2, 16, 6.25e9, 4, ("dcn_bandwidth",)
+  name="v6e",
+  devices=1,
+  flops=9.18e14,
+  hbm_bytes=31.25 * 2**30,  # what the compiler has of 32
+  hbm_bandwidth=1.64e12,
+  link_bandwidth=9e10,
+  torus=2,
+  ring=16,
+  dcn_bandwidth=6.25e9,
+  chips_per_host=4,
+  unconfirmed=("dcn_bandwidth", "chips_per_host"),
 )
 TPU7X = Chip(
-  "tpu7x",
-  2,
-  2.307e15,
-  192 * 2**30,
-  7.4e12,
-  1e11,  # 1,200 GB/s a chip over twelve directions
-  3,
-  4,
-  6.25e9,
-  4,
-  ("link_bandwidth", "dcn_bandwidth"),
+  name="tpu7x",
+  devices=2,
+  flops=2.307e15,
+  hbm_bytes=192 * 2**30,
+  hbm_bandwidth=7.4e12,
+  link_bandwidth=1e11,  # 1,200 GB/s a chip over twelve directions
+  torus=3,
+  ring=4,
+  dcn_bandwidth=6.25e9,
+  chips_per_host=4,
+  unconfirmed=("link_bandwidth", "dcn_bandwidth", "chips_per_host"),
 )
 CHIPS = {chip.name: chip for chip in (V5E, V5P, V6E, TPU7X)}
 

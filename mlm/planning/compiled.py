@@ -190,6 +190,11 @@ def _first_lines(message: str, limit: int = 600) -> str:
   return message[:limit]
 
 
+def as_fields(model: decoder.DecoderConfig) -> dict[str, Any]:
+  """Fields of a configuration as JSON gives them back."""
+  return json.loads(json.dumps(dataclasses.asdict(model)))
+
+
 def write(compiled: Compiled, directory: str) -> str:
   """Writes DIRECTORY/<name>.json and returns its path."""
   path = os.path.join(directory, f"{compiled.name}.json")

@@ -1,0 +1,122 @@
+"""Memory of a device in a train step, as arithmetic.
+
+The peak of a step with remat "full" is in the backward pass of a layer: state,
+inputs kept of all layers, gradients so far, and what one layer needs. Logits
+are nowhere: the fused head keeps none.
+
+Letters: D model width, F MLP width, L layers, A experts of a token, X bytes of
+a device's activations of width D, W bytes of a layer's gathered matrices.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType
+
+from mlm.models import backends, decoder
+from mlm.planning import runs
+from mlm.sharding import mesh as mesh_lib
+from mlm.sharding import rules
+
+_ACTIVATION = 2  # bytes, bfloat16
+_STATE_ARRAYS = 3  # params and Adam's two moments, float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes of one device; `peak` is their sum.
+
+  Attributes:
+    state: params and two moments, float32.
+    gradients: of the layers and the output matrix, float32, all in place when
+      the first layer's backward pass runs.
+    kept: the input of each layer, bfloat16.
+    working: of one layer's backward pass: gathered matrices and their
+      gradients, activations and theirs.
+    logits: 0.
+  """
+
+  state: int
+  gradients: int
+  kept: int
+  working: int
+  logits: int
+
+  @property
+  def peak(self) -> int:
+    return sum(dataclasses.astuple(self))
+
+
+def of_run(run: runs.Run) -> Memory:
+  """Predicted memory of a device with remat "full".
+
+  * state: 12 bytes a param, by the shardings of `mlm.sharding.rules` exactly;
+  * gradients: 4 bytes a param, without the embedding table's;
+  * kept: L X / tensor, since what layers hand on is split along the row;
+  * working, dense: 4 X + 6 X F / (D tensor) + 2 W. Four times X: the gathered
+    input and cotangent of the MLP, and the parts of the input's cotangent from
+    up and gate before they are summed over tensor; six times the MLP's width:
+    gate, up, their product, and the cotangents of the three; W twice: the
+    matrices of the MLP and their gradients before they are summed over fsdp;
+  * working, mixture: rows of all devices along expert, A copies of each,
+    sorted: 4 of width D and 6 of width F of those, beside W twice.
+
+  Raises:
+    ValueError: if the model is not rematerialised fully, or the mesh does not
+      divide it.
+  """
+  config = run.model
+  if config.remat != "full":
+    raise ValueError(
+      f"run {run.name!r} has remat {config.remat!r}; the arithmetic is of 'full'"
+    )
+  per_param = sharded_params(run)
+  X = run.device_tokens * config.d_model * _ACTIVATION
+  kept = config.num_layers * X // run.size("tensor")
+  ratio = config.d_ff / config.d_model / run.size("tensor")
+  matrices = 3 * config.d_model * config.d_ff * _ACTIVATION
+  W = matrices // run.size("tensor")
+  rows = X
+  if config.moe is not None:
+    W *= config.moe.num_experts // run.size("expert")
+    rows = X * run.size("expert") * config.moe.num_experts_per_token
+  working = round(4 * rows + 6 * rows * ratio) + 2 * W
+  return Memory(
+    state=4 * _STATE_ARRAYS * sum(per_param.values()),
+    gradients=4 * (sum(per_param.values()) - per_param["embedding"]),
+    kept=kept,
+    working=working,
+    logits=0,
+  )
+
+
+def abstract_mesh(run: runs.Run) -> AbstractMesh:
+  """The mesh of a run without devices."""
+  sizes = tuple(run.size(axis) for axis in mesh_lib.AXES)
+  types = (AxisType.Auto,) * len(sizes)
+  return AbstractMesh(sizes, mesh_lib.AXES, axis_types=types)
+
+
+def sharded_params(run: runs.Run) -> dict[str, int]:
+  """Params on one device, by the first part of their name.
+
+  Raises:
+    ValueError: if the mesh does not divide a param; the message names it.
+  """
+  model = decoder.build(run.model, backends=backends.PLAIN)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  shardings = rules.named_shardings(
+    abstract_mesh(run), model.logical_axes(), params
+  )
+  return {name: _elements(params[name], shardings[name]) for name in params}
+
+
+def _elements(params: Any, shardings: Any) -> int:
+  sizes = jax.tree.map(
+    lambda param, sharding: math.prod(sharding.shard_shape(param.shape)),
+    params,
+    shardings,
+  )
+  return sum(jax.tree.leaves(sizes))
