@@ -60,8 +60,10 @@ def of_run(run: runs.Run) -> Memory:
     up and gate before they are summed over tensor; six times the MLP's width:
     gate, up, their product, and the cotangents of the three; W twice: the
     matrices of the MLP and their gradients before they are summed over fsdp;
-  * working, mixture: rows of all devices along expert, A copies of each,
-    sorted: 4 of width D and 6 of width F of those, beside W twice.
+  * working, mixture: the rows of all devices along expert, A copies of each,
+    sorted, may all be a device's own: 3 of width D (inputs, outputs, and the
+    cotangent of these), 4 of width F (gate, up, their product, and its
+    cotangent), beside W twice.
 
   Raises:
     ValueError: if the model is not rematerialised fully, or the mesh does not
@@ -78,11 +80,11 @@ def of_run(run: runs.Run) -> Memory:
   ratio = config.d_ff / config.d_model / run.size("tensor")
   matrices = 3 * config.d_model * config.d_ff * _ACTIVATION
   W = matrices // run.size("tensor")
-  rows = X
+  working = round(4 * X + 6 * X * ratio) + 2 * W
   if config.moe is not None:
     W *= config.moe.num_experts // run.size("expert")
     rows = X * run.size("expert") * config.moe.num_experts_per_token
-  working = round(4 * rows + 6 * rows * ratio) + 2 * W
+    working = round(3 * rows + 4 * rows * ratio) + 2 * W
   return Memory(
     state=4 * _STATE_ARRAYS * sum(per_param.values()),
     gradients=4 * (sum(per_param.values()) - per_param["embedding"]),
