@@ -1,11 +1,12 @@
 """Memory of a device in a train step, as arithmetic.
 
 The peak of a step with remat "full" is in the backward pass of a layer: state,
-inputs kept of all layers, gradients so far, and what one layer needs. Logits
-are nowhere: the fused head keeps none.
+inputs kept of all layers, their gradients, what the head still waits to read,
+and what one layer needs. Logits are nowhere: the fused head keeps none.
 
-Letters: D model width, F MLP width, L layers, A experts of a token, X bytes of
-a device's activations of width D, W bytes of a layer's gathered matrices.
+Letters: D model width, F MLP width, L layers, V vocabulary, A experts of a
+token, X bytes of a device's activations of width D, W bytes of a layer's
+gathered matrices.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from mlm.sharding import rules
 
 _ACTIVATION = 2  # bytes, bfloat16
 _STATE_ARRAYS = 3  # params and Adam's two moments, float32
+_SHAPES: dict[str, tuple[Any, Any]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Memory:
 
   Attributes:
     state: params and two moments, float32.
-    gradients: of the layers and the output matrix, float32, all in place when
-      the first layer's backward pass runs.
+    gradients: of the layers, float32, all in place from the first on.
+    head: hidden states and the gathered output matrix, bfloat16.
     kept: the input of each layer, bfloat16.
     working: of one layer's backward pass: gathered matrices and their
       gradients, activations and theirs.
@@ -40,6 +42,7 @@ class Memory:
 
   state: int
   gradients: int
+  head: int
   kept: int
   working: int
   logits: int
@@ -53,7 +56,9 @@ def of_run(run: runs.Run) -> Memory:
   """Predicted memory of a device with remat "full".
 
   * state: 12 bytes a param, by the shardings of `mlm.sharding.rules` exactly;
-  * gradients: 4 bytes a param, without the embedding table's;
+  * gradients: 4 bytes a param of the layers;
+  * head: X + 2 V D / tensor, since the compiler makes the gradient of the output
+    matrix, which reads both, after the layers' backward pass;
   * kept: L X / tensor, since what layers hand on is split along the row;
   * working, dense: 4 X + 6 X F / (D tensor) + 2 W. Four times X: the gathered
     input and cotangent of the MLP, and the parts of the input's cotangent from
@@ -87,7 +92,9 @@ def of_run(run: runs.Run) -> Memory:
     working = round(3 * rows + 4 * rows * ratio) + 2 * W
   return Memory(
     state=4 * _STATE_ARRAYS * sum(per_param.values()),
-    gradients=4 * (sum(per_param.values()) - per_param["embedding"]),
+    gradients=4 * per_param["layers"],
+    head=X
+    + _ACTIVATION * config.vocab_size * config.d_model // run.size("tensor"),
     kept=kept,
     working=working,
     logits=0,
@@ -107,12 +114,19 @@ def sharded_params(run: runs.Run) -> dict[str, int]:
   Raises:
     ValueError: if the mesh does not divide a param; the message names it.
   """
-  model = decoder.build(run.model, backends=backends.PLAIN)
-  params = jax.eval_shape(model.init, jax.random.key(0))
-  shardings = rules.named_shardings(
-    abstract_mesh(run), model.logical_axes(), params
-  )
+  params, axes = _shapes(run.model)
+  shardings = rules.named_shardings(abstract_mesh(run), axes, params)
   return {name: _elements(params[name], shardings[name]) for name in params}
+
+
+def _shapes(config: decoder.DecoderConfig) -> tuple[Any, Any]:
+  """Abstract params and their logical axes; tracing them takes a second."""
+  key = repr(config)
+  if key not in _SHAPES:
+    model = decoder.build(config, backends=backends.PLAIN)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    _SHAPES[key] = params, model.logical_axes()
+  return _SHAPES[key]
 
 
 def _elements(params: Any, shardings: Any) -> int:

@@ -7,6 +7,7 @@ are not there: rows_per_chip is assumed, and all chips on the axis fsdp.
 
 import csv
 import dataclasses
+import functools
 import pathlib
 import statistics
 
@@ -43,7 +44,8 @@ class Comparison:
     return self.published_seconds / self.step.estimate
 
 
-def comparisons() -> list[Comparison]:
+@functools.cache
+def comparisons() -> tuple[Comparison, ...]:
   """One for each row of the table."""
   lines = _TABLE.read_text(encoding="utf-8").splitlines()
   found = []
@@ -66,7 +68,7 @@ def comparisons() -> list[Comparison]:
         step=roofline.of_run(run),
       )
     )
-  return found
+  return tuple(found)
 
 
 def _config(row: dict[str, str]) -> decoder.DecoderConfig:

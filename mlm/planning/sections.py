@@ -102,7 +102,7 @@ def fits(
     one = matching(run, found)
     parts[run.name] = {
       name: getattr(predicted, name) / GIB
-      for name in ("state", "gradients", "kept", "working")
+      for name in ("state", "gradients", "head", "kept", "working")
     }
     capacity[run.name] = has / GIB
     peak, verdict, ratio = (

@@ -19,14 +19,16 @@ def test_parts_of_a_dense_step():
   params = counting.num_params(run.model)
   norms = 17 * 1024 / 16  # split over fsdp alone
   on_device = (params - 17 * 1024) / 64 + norms
-  table = 32768 * 1024 / 64
+  matrices = 8 * (4 * 1024**2 + 3 * 1024 * 4096) / 64 + 16 * 1024 / 16
   X = 4 * 2048 * 1024 * 2
   assert of.state == 12 * on_device
-  assert of.gradients == 4 * (on_device - table)
+  assert of.gradients == 4 * matrices
+  assert of.head == X + 2 * 32768 * 1024 / 4
   assert of.kept == 8 * X / 4
   assert of.working == 4 * X + 6 * X + 2 * (3 * 1024 * 4096 * 2 / 4)
   assert of.logits == 0
-  assert of.peak == of.state + of.gradients + of.kept + of.working
+  parts = (of.state, of.gradients, of.head, of.kept, of.working)
+  assert of.peak == sum(parts)
 
 
 def test_more_tensor_shards_keep_less_and_more_rows_keep_more():
