@@ -2,18 +2,19 @@
 
 from mlm.models import decoder
 from mlm.planning import compiled as compiled_lib
-from mlm.training.optimizers import Optimizer
+from mlm.training.optimizers import MakeOptimizer
 
 
 def compile_tpu(
   *,
   name: str,
   model: decoder.DecoderConfig,
-  optimizer: Optimizer,
+  optimizer: MakeOptimizer,
   topology: str,
   mesh_shape: dict,
   batch_size: int,
   sequence_length: int,
+  num_microbatches: int,
   z_loss: float,
   output: str,
 ) -> None:
@@ -30,6 +31,7 @@ def compile_tpu(
     mesh_shape: axis -> devices; axes left out are 1.
     batch_size: rows a step, over all devices.
     sequence_length: tokens a row.
+    num_microbatches: parts of a batch whose gradients are added up.
     z_loss: weight of the squared log-normalizer.
     output: directory.
   """
@@ -41,6 +43,7 @@ def compile_tpu(
     mesh_shape=mesh_shape,
     batch_size=batch_size,
     sequence_length=sequence_length,
+    num_microbatches=num_microbatches,
     z_loss=z_loss,
   )
   seconds = compiled.seconds["trace_and_lower"] + compiled.seconds["compile"]

@@ -35,6 +35,7 @@ class Compiled:
     mesh: axis -> devices.
     batch_size: rows a step.
     sequence_length: tokens a row.
+    num_microbatches: parts of a batch, one after the other.
     is_accepted: False if the compiler refused.
     refusal: its own words, "" if it did not.
     needed_bytes: what it says it would need, if refused for memory.
@@ -58,6 +59,7 @@ class Compiled:
   mesh: dict[str, int]
   batch_size: int
   sequence_length: int
+  num_microbatches: int
   is_accepted: bool
   refusal: str
   needed_bytes: int | None
@@ -98,11 +100,12 @@ def compile_step(
   *,
   name: str,
   model: decoder.DecoderConfig,
-  optimizer: optimizers.Optimizer,
+  optimizer: optimizers.MakeOptimizer,
   topology: str,
   mesh_shape: dict[str, int],
   batch_size: int,
   sequence_length: int,
+  num_microbatches: int,
   z_loss: float,
 ) -> Compiled:
   """Compiles the update of pretrain for a TPU topology, on this host's CPU.
@@ -118,6 +121,7 @@ def compile_step(
     mesh_shape: axis -> devices; axes left out are 1.
     batch_size: rows a step, over all devices.
     sequence_length: tokens a row.
+    num_microbatches: parts of a batch, one after the other.
     z_loss: as for pretrain.
 
   Raises:
@@ -133,6 +137,7 @@ def compile_step(
     mesh=mesh,
     batch_size=batch_size,
     sequence_length=sequence_length,
+    num_microbatches=num_microbatches,
     z_loss=z_loss,
     backends=backends.TPU,
     head_backend="pallas_tpu",
@@ -164,6 +169,7 @@ def compile_step(
     mesh=dict(mesh.shape),
     batch_size=batch_size,
     sequence_length=sequence_length,
+    num_microbatches=num_microbatches,
     is_accepted=program is not None,
     refusal=_first_lines(refusal),
     needed_bytes=needed and _bytes(*needed.groups()[:2]),

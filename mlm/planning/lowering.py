@@ -11,7 +11,7 @@ from mlm.languages import registry
 from mlm.models import backends as backends_lib
 from mlm.models import decoder
 from mlm.sharding import rules
-from mlm.training import losses, optimizers, step
+from mlm.training import loss_weights, losses, optimizers, step
 from mlm.training import state as train_state
 
 _FEATURES = {
@@ -35,10 +35,11 @@ class TrainStep(NamedTuple):
 def train_step(
   *,
   model: decoder.DecoderConfig,
-  optimizer: optimizers.Optimizer,
+  optimizer: optimizers.MakeOptimizer,
   mesh: Mesh,
   batch_size: int,
   sequence_length: int,
+  num_microbatches: int,
   z_loss: float,
   backends: backends_lib.Backends,
   head_backend: str,
@@ -51,6 +52,7 @@ def train_step(
     mesh: real or of devices that nobody has.
     batch_size: B, rows over all devices.
     sequence_length: T.
+    num_microbatches: as for pretrain.
     z_loss: of `mlm.training.losses.cross_entropy_loss`.
     backends: kernels of the model.
     head_backend: of the loss's linear cross-entropy.
@@ -58,22 +60,25 @@ def train_step(
   Raises:
     ValueError: if the mesh does not divide the batch or a parameter.
   """
-  rules.check_batch(batch_size, mesh)
+  step.check_microbatches(batch_size, num_microbatches, mesh)
   of_model = decoder.build(model, backends=backends)
-  abstract = train_state.abstract(init=of_model.init, optimizer=optimizer)
-  shardings = train_state.state_shardings(
-    mesh, of_model.logical_axes(), abstract
-  )
+  axes = of_model.logical_axes()
+  made = optimizer(axes)
+  abstract = train_state.abstract(init=of_model.init, optimizer=made)
+  shardings = train_state.state_shardings(mesh, axes, abstract)
   function = step.make_train_step(
     loss_fn=losses.cross_entropy_loss(
       of_model.apply,
       z_loss=z_loss,
+      label_smoothing=0.0,
+      token_weights=loss_weights.per_token,
       backend=head_backend,
       num_languages=registry.NUM_LANGUAGES,
     ),
-    optimizer=optimizer,
+    optimizer=made,
     mesh=mesh,
     state_shardings=shardings,
+    num_microbatches=num_microbatches,
   )
   batch = {
     name: jax.ShapeDtypeStruct(

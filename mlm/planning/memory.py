@@ -56,7 +56,8 @@ def of_run(run: runs.Run) -> Memory:
   """Predicted memory of a device with remat "full".
 
   * state: 12 bytes a param, by the shardings of `mlm.sharding.rules` exactly;
-  * gradients: 4 bytes a param of the layers;
+  * gradients: 4 bytes a param of the layers; with micro-batches, of which all
+    activations are, 4 more a param for the sum over them;
   * head: X + 2 V D / tensor, since the compiler makes the gradient of the output
     matrix, which reads both, after the layers' backward pass;
   * kept: L X / tensor, since what layers hand on is split along the row;
@@ -80,7 +81,8 @@ def of_run(run: runs.Run) -> Memory:
       f"run {run.name!r} has remat {config.remat!r}; the arithmetic is of 'full'"
     )
   per_param = sharded_params(run)
-  X = run.device_tokens * config.d_model * _ACTIVATION
+  parts = run.num_microbatches
+  X = run.device_tokens // parts * config.d_model * _ACTIVATION
   kept = config.num_layers * X // run.size("tensor")
   ratio = config.d_ff / config.d_model / run.size("tensor")
   matrices = 3 * config.d_model * config.d_ff * _ACTIVATION
@@ -92,7 +94,7 @@ def of_run(run: runs.Run) -> Memory:
     working = round(3 * rows + 4 * rows * ratio) + 2 * W
   return Memory(
     state=4 * _STATE_ARRAYS * sum(per_param.values()),
-    gradients=4 * per_param["layers"],
+    gradients=4 * (per_param["layers"] + (parts > 1) * sum(per_param.values())),
     head=X
     + _ACTIVATION * config.vocab_size * config.d_model // run.size("tensor"),
     kept=kept,

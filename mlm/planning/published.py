@@ -59,6 +59,7 @@ def comparisons() -> tuple[Comparison, ...]:
       mesh={"fsdp": num_chips},
       batch_size=int(row["rows_per_chip"]) * num_chips,
       sequence_length=int(row["sequence_length"]),
+      num_microbatches=1,
     )
     found.append(
       Comparison(

@@ -59,7 +59,7 @@ def of_run(run: runs.Run) -> StepTime:
     gradient, writes all but the last, whose writing is counted too); 12 bytes a
     gathered weight (written and read in each of three passes); and 4 times
     (backward counts twice) 6 X + 6 X F / (D tensor) a layer for activations;
-  * fsdp: 3 x 2 bytes x gathered params x (n - 1) / n;
+  * fsdp: 3 x 2 bytes x gathered params x (n - 1) / n, in every micro-batch;
   * tensor: 12 L X (n - 1) / n: a layer gathers and sums twice in each pass;
   * expert: 6 L X (n - 1): a layer gathers the rows of n devices and scatters
     their sums, in each pass;
@@ -72,12 +72,12 @@ def of_run(run: runs.Run) -> StepTime:
   tensor, fsdp, expert = (run.size(a) for a in ("tensor", "fsdp", "expert"))
   of_device = sum(memory.sharded_params(run).values())
   gathered = of_device * fsdp
-  bandwidth = axis_bandwidths(run)
+  bandwidth, parts = axis_bandwidths(run), run.num_microbatches
   flops = run.tokens * counting.executed_flops_per_token(
     config, run.sequence_length
   )
   active = 1 if config.moe is None else config.moe.num_experts_per_token
-  hbm_bytes = 32 * of_device + 2 * _PASSES * _WEIGHT * gathered
+  hbm_bytes = 32 * of_device + parts * 2 * _PASSES * _WEIGHT * gathered
   hbm_bytes += (
     4
     * config.num_layers
@@ -93,7 +93,7 @@ def of_run(run: runs.Run) -> StepTime:
   return StepTime(
     compute=flops / (run.num_chips * chip.flops),
     hbm=hbm_bytes / (chip.hbm_bandwidth / chip.devices),
-    fsdp=over("fsdp", 3 * _WEIGHT * gathered * (fsdp - 1) / fsdp),
+    fsdp=over("fsdp", parts * 3 * _WEIGHT * gathered * (fsdp - 1) / fsdp),
     tensor=over("tensor", 12 * layers * (tensor - 1) / tensor),
     expert=over("expert", 6 * layers * (expert - 1)),
     dcn=(

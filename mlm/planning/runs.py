@@ -20,6 +20,7 @@ class Run:
     mesh: axis -> devices, over all slices; axes left out are 1.
     batch_size: rows a step.
     sequence_length: tokens a row.
+    num_microbatches: parts of a batch, one after the other.
   """
 
   name: str
@@ -29,6 +30,7 @@ class Run:
   mesh: dict[str, int]
   batch_size: int
   sequence_length: int
+  num_microbatches: int
 
   def __post_init__(self):
     if self.num_devices != math.prod(self.mesh.values()):
@@ -42,10 +44,11 @@ class Run:
         f"run {self.name!r}: {self.num_slices} slices need a data axis that "
         f"they divide, not {self.size('data')}"
       )
-    if self.batch_size % self.row_shards:
+    if self.batch_size % (self.row_shards * self.num_microbatches):
       raise ValueError(
         f"run {self.name!r}: {self.batch_size} rows are not divisible by "
-        f"{self.row_shards} shards; change the batch or the mesh"
+        f"{self.row_shards} shards x {self.num_microbatches} micro-batches; "
+        "change the batch or the mesh"
       )
 
   def size(self, axis: str) -> int:

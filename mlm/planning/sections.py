@@ -24,10 +24,17 @@ def matching(
   for one in found:
     same_mesh = {axis: n for axis, n in one.mesh.items() if n > 1} == sizes
     shape = (one.topology, one.batch_size, one.sequence_length)
+    shape += (one.num_microbatches,)
     if (
       same_mesh
       and one.model == fields
-      and shape == (run.topology, run.batch_size, run.sequence_length)
+      and shape
+      == (
+        run.topology,
+        run.batch_size,
+        run.sequence_length,
+        run.num_microbatches,
+      )
     ):
       return one
   return None

@@ -49,5 +49,6 @@ def run(model=None, **changes):
     "mesh": {"fsdp": 16, "tensor": 4},
     "batch_size": 64,
     "sequence_length": 2048,
+    "num_microbatches": 1,
   }
   return runs.Run(**{**fields, **changes})

@@ -10,7 +10,7 @@ import pytest
 import gin
 from mlm.models import backends, counting, decoder, encdec, families
 from mlm.planning import flops
-from mlm.training import losses
+from mlm.training import loss_weights, losses
 
 ROOT = pathlib.Path(__file__).parents[3]
 _FAMILIES = ("aya23", "llama3", "llama5", "mixtral", "mt5", "umt5")
@@ -157,7 +157,12 @@ def _step_flops(config, lengths):
   """Of loss and gradient of one row, with plain attention and plain logits."""
   model = families.build(config, backends=backends.PLAIN)
   loss = losses.cross_entropy_loss(
-    model.apply, z_loss=1e-4, backend="reference", num_languages=109
+    model.apply,
+    z_loss=1e-4,
+    label_smoothing=0.0,
+    token_weights=loss_weights.per_token,
+    backend="reference",
+    num_languages=109,
   )
   batch = {
     f"{side}_{name}": jax.ShapeDtypeStruct((1, length), jnp.int32)

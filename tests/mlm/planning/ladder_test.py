@@ -58,6 +58,7 @@ def test_a_size_sees_twenty_tokens_a_parameter_and_fits_its_pod(name):
     mesh=kwargs["mesh_shape"],
     batch_size=kwargs["batch_size"],
     sequence_length=_length(kwargs),
+    num_microbatches=kwargs["num_microbatches"],
   )
   of = memory.of_run(planned)
   assert of.peak < planned.chip.hbm_bytes / planned.chip.devices
@@ -74,7 +75,7 @@ def test_all_sizes_share_their_rules_and_differ_in_sizes():
     rules[name] = {
       line.strip()
       for line in config.splitlines()
-      if line.strip().startswith(("optimizers.adamw.", "WEIGHT", "TEMPERATURE"))
+      if line.strip().startswith(("optimizers.adamw.", "MAX_", "TEMPERATURE"))
       or "samplers" in line
       or "z_loss" in line
       or "final_fraction" in line
