@@ -49,6 +49,7 @@ def plan(
       sections.against_published(),
       sections.cost_table(planned, budgets, given),
       sections.storage_table(planned, budget, given),
+      report.corpora_section(given, budget),
       report.chips_section(scaled, budget, given),
       report.temperatures_section(budgets, max_epochs),
       report.sizes_section(first),

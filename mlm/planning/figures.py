@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+from matplotlib import ticker
 
 from mlm.evaluation import figures
 
@@ -53,7 +54,7 @@ def stacked(
     shown = [(of[n], i) for i, n in enumerate(names) if of.get(n) is not None]
     if shown:
       axes.scatter(
-        *zip(*shown), color="black", marker=marker, s=36, zorder=3, label=name
+        *zip(*shown), color="black", marker=marker, s=60, zorder=3, label=name
       )
   axes.set_yticks(range(len(names)), names, fontsize=8)
   axes.invert_yaxis()
@@ -85,6 +86,7 @@ def epochs(
   axes.set_xscale("log")
   axes.set_yscale("log")
   axes.axhline(1, color="black", linewidth=0.8)
+  axes.margins(y=0.15)
   axes.set_xlabel("mC4 tokens of the language, published (log scale)")
   axes.set_ylabel("expected epochs (log scale)")
   axes.set_title(title, fontsize=10, loc="left")
@@ -117,6 +119,11 @@ def lines(
     )
   axes.set_xscale("log")
   axes.set_yscale("log")
+  numbers = sorted({x for points in series.values() for x, _ in points})
+  axes.set_xticks(numbers, [f"{x:,.0f}" for x in numbers])
+  axes.xaxis.set_minor_locator(ticker.NullLocator())
+  axes.yaxis.set_major_formatter("{x:,.0f}")
+  axes.yaxis.set_minor_formatter("{x:,.0f}")
   axes.set_xlabel(xlabel)
   axes.set_ylabel(ylabel)
   axes.set_title(title, fontsize=10, loc="left")

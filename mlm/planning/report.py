@@ -63,7 +63,7 @@ def languages_section(
     "text": f"Rule: {mixture.RULE}. Sizes are published: mC4's in mT5's tokens, "
     "rounded by the source, taken here as if our tokenizer cut as mT5's does "
     "(assumed); FineWeb-2's in words, not used for rates. Shares and epochs are "
-    "computed by `mlm.languages.samplers`, as pretraining does.",
+    "computed by mlm.languages.samplers, as pretraining does.",
     "figure": figures.epochs(
       {code: counts[code].mc4_tokens for code in order},
       {
@@ -203,7 +203,7 @@ def chips_section(
       series,
       xlabel="chips (log scale)",
       ylabel=f"days for {budget / 1e12:.2f} T tokens (log scale)",
-      title="Days fall with chips; DCN and narrow shards take their part",
+      title="Twice the chips take half the days until fsdp shares no ring",
     ),
     "columns": [
       *("family", "chips", "topology and mesh", "tokens a chip", "estimate, s"),
@@ -212,6 +212,31 @@ def chips_section(
     ],
     "rows": rows,
   }
+
+
+def corpora_section(given: costs.Assumptions, num_tokens: float) -> dict:
+  """What making the corpora costs, beside what it has to yield."""
+  return {
+    "title": "Corpora",
+    "text": "Computed in docs/scale.md from measured milliseconds and bytes a "
+    "record, and assumed prices and runner; 71 snapshots as mC4 had.",
+    "figure": "",
+    "columns": ["quantity", "value"],
+    "rows": [
+      ["mC4 from WET on Dataflow, k$", f"{given.corpus_dollars / 1e3:,.0f}"],
+      ["hours on 2,500 workers of 4 vCPUs", f"{given.corpus_hours:,.0f}"],
+      [
+        "published yield of the hundred, T tokens",
+        f"{_available() / 1e12:.2f}",
+      ],
+      ["budget, T tokens", f"{num_tokens / 1e12:.2f}"],
+    ],
+  }
+
+
+def _available() -> int:
+  counts = mixture.published()
+  return sum(counts[code].mc4_tokens for code in sets.HUNDRED)
 
 
 def assumptions_section(given: costs.Assumptions) -> dict:

@@ -307,8 +307,9 @@ def against_published() -> dict:
     "Published steps are longer because the roofline has matrix units at their "
     "peak and full overlap with fsdp; our rows recompute fully, which "
     "published ones may not. The gap is smallest on v5p and largest on v6e, whose "
-    "peak is twice v5p's at 0.6 of its bandwidth. MFU from tokens/s differs from "
-    "the published one where that counts the whole square of attention.",
+    "peak is twice v5p's at 0.6 of its bandwidth. MFU from tokens/s is below "
+    "the published one, most for long rows, as where the older convention "
+    "counts the whole square of attention.",
     "figure": "",
     "columns": [
       "run",
