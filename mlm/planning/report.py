@@ -203,7 +203,7 @@ def chips_section(
       series,
       xlabel="chips (log scale)",
       ylabel=f"days for {budget / 1e12:.2f} T tokens (log scale)",
-      title="Twice the chips take half the days until fsdp shares no ring",
+      title="Twice the chips take half the days while mesh axes fill whole rings",
     ),
     "columns": [
       *("family", "chips", "topology and mesh", "tokens a chip", "estimate, s"),

@@ -47,18 +47,46 @@ def test_what_does_not_divide_is_named():
     memory.of_run(cases.run(cases.config(remat="minimal")))
 
 
+def _run(one):
+  fields = {f.name for f in dataclasses.fields(runs.Run)}
+  shared = {k: v for k, v in dataclasses.asdict(one).items() if k in fields}
+  model = decoder.DecoderConfig(**one.model)
+  return runs.Run(**{**shared, "model": model}, num_slices=1)
+
+
 @pytest.mark.parametrize(
   "one", compiled.read_all(str(RESULTS)), ids=lambda one: one.name
 )
 def test_predictions_are_within_a_tenth_of_the_compiled_peaks(one):
   """And the state is what the compiler has as arguments, but for the batch."""
-  fields = {f.name for f in dataclasses.fields(runs.Run)}
-  shared = {k: v for k, v in dataclasses.asdict(one).items() if k in fields}
-  model = decoder.DecoderConfig(**one.model)
-  run = runs.Run(**{**shared, "model": model}, num_slices=1)
-  predicted = memory.of_run(run)
+  predicted = memory.of_run(_run(one))
   if not one.is_accepted:
     assert one.needed_bytes > one.available_bytes
     return
   assert predicted.state == pytest.approx(one.arguments_bytes, rel=0.01)
   assert predicted.peak == pytest.approx(one.peak_bytes, rel=0.1)
+
+
+@pytest.mark.parametrize(
+  "one", compiled.read_all(str(RESULTS)), ids=lambda one: one.name
+)
+def test_flops_of_the_traced_tpu_steps_are_those_of_the_closed_form(one):
+  """But for what kernels estimate of themselves.
+
+  Splash attention's passes (2 forward, 2 again, 5 backward) count the whole
+  square, of which the closed form has half; megablox counts every row on each
+  of the devices along expert: 6 + 2 for each weight of a token's experts.
+  """
+  run = _run(one)
+  config, length = run.model, run.sequence_length
+  width = config.num_layers * config.num_heads * config.head_dim
+  expected = counting.executed_flops_per_token(config, length)
+  expected += 9 * width * length
+  if config.moe is not None:
+    experts = (
+      config.moe.num_experts_per_token * 3 * config.d_model * config.d_ff
+    )
+    expected += (run.size("expert") - 1) * 8 * config.num_layers * experts
+  assert sum(one.flops.values()) == pytest.approx(
+    run.tokens * expected, rel=0.01
+  )
