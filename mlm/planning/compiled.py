@@ -1,6 +1,7 @@
 """What the real compiler says of a train step for chips that nobody has here."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -125,10 +126,16 @@ def compile_step(
     z_loss: as for pretrain.
 
   Raises:
-    ValueError: if the mesh does not fit the topology, the batch or a param.
+    ValueError: if libtpu is missing, or the mesh does not fit the topology, the
+      batch or a param.
     jax.errors.JaxRuntimeError: if compilation fails for another reason than
       that the program is refused memory.
   """
+  if importlib.util.find_spec("libtpu") is None:
+    raise ValueError(
+      "compiling for TPUs needs libtpu, which is not installed; pip install "
+      "'jax[tpu]==0.10.2' and set JAX_PLATFORMS=cpu"
+    )
   chip = chips.of_topology(topology)
   mesh = pod_mesh(topology, mesh_shape)
   made = lowering.train_step(
