@@ -19,7 +19,13 @@ from mlm.planning import chips, collectives, flops, lowering
 from mlm.sharding import mesh as mesh_lib
 from mlm.training import optimizers
 
-_HBM = re.compile(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm")
+# The compiler's words when a program is laid out, and before it tries.
+_HBM = (
+  re.compile(r"Used ([\d.]+)([MG]) of ([\d.]+)([MG]) hbm"),
+  re.compile(
+    r"temporaries \(([\d.]+)([MG])\) exceeds available HBM \(([\d.]+)([MG])\)"
+  ),
+)
 _UNITS = {"M": 2**20, "G": 2**30}
 
 
@@ -164,7 +170,7 @@ def compile_step(
       raise
   seconds["compile"] = round(time.monotonic() - started, 1)
   seconds["processor"] = round(time.process_time() - of_processor, 1)
-  needed = _HBM.search(refusal)
+  needed, available = shortfall(refusal)
   memory = program and program.memory_analysis()
   rows = collectives.of_text(program.as_text()) if program else []
   return Compiled(
@@ -179,8 +185,8 @@ def compile_step(
     num_microbatches=num_microbatches,
     is_accepted=program is not None,
     refusal=_first_lines(refusal),
-    needed_bytes=needed and _bytes(*needed.groups()[:2]),
-    available_bytes=needed and _bytes(*needed.groups()[2:]),
+    needed_bytes=needed,
+    available_bytes=available,
     arguments_bytes=memory and memory.argument_size_in_bytes,
     temporaries_bytes=memory and memory.temp_size_in_bytes,
     peak_bytes=memory and memory.peak_memory_in_bytes,
@@ -193,6 +199,15 @@ def compile_step(
       "platform": mesh.devices.flat[0].client.platform_version.split("\n")[0],
     },
   )
+
+
+def shortfall(refusal: str) -> tuple[int | None, int | None]:
+  """Bytes that a refused program needs and has, if its refusal says."""
+  for pattern in _HBM:
+    if match := pattern.search(refusal):
+      number, unit, has, has_unit = match.groups()
+      return _bytes(number, unit), _bytes(has, has_unit)
+  return None, None
 
 
 def _bytes(number: str, unit: str) -> int:

@@ -115,6 +115,28 @@ def test_a_file_that_is_no_result_is_named(tmp_path):
     compiled.read_all(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+  "refusal, gib",
+  [
+    (
+      "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
+      "memory space hbm. Used 31.48G of 31.25G hbm. Exceeded hbm capacity by "
+      "242.53M.",
+      (31.48, 31.25),
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+      "for HLO temporaries (41.34G) exceeds available HBM (31.25G).",
+      (41.34, 31.25),
+    ),
+  ],
+)
+def test_the_shortfall_is_read_in_the_compilers_words(refusal, gib):
+  expected = tuple(round(n * 2**30) for n in gib)
+  assert compiled.shortfall(refusal) == expected
+  assert compiled.shortfall("INTERNAL: another") == (None, None)
+
+
 @pytest.mark.tpu
 @pytest.mark.slow
 @pytest.mark.parametrize(
