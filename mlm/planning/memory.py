@@ -2,7 +2,9 @@
 
 The peak of a step with remat "full" is in the backward pass of a layer: state,
 inputs kept of all layers, their gradients, what the head still waits to read,
-and what one layer needs. Logits are nowhere: the fused head keeps none.
+and what one layer needs. Or it is after it, where tensor splits the vocabulary
+little: in the gradients of both tables of pieces. Logits are nowhere: the fused
+head keeps none.
 
 Letters: D model width, F MLP width, L layers, V vocabulary, A experts of a
 token, X bytes of a device's activations of width D, W bytes of a layer's
@@ -28,7 +30,7 @@ _SHAPES: dict[str, tuple[Any, Any]] = {}
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-  """Bytes of one device; `peak` is their sum.
+  """Bytes of one device.
 
   Attributes:
     state: params and two moments, float32.
@@ -37,6 +39,8 @@ class Memory:
     kept: the input of each layer, bfloat16.
     working: of one layer's backward pass: gathered matrices and their
       gradients, activations and theirs.
+    tables: gradients of the tables of pieces before they are summed over fsdp,
+      when all layers are done.
     logits: 0.
   """
 
@@ -45,11 +49,18 @@ class Memory:
   head: int
   kept: int
   working: int
+  tables: int
   logits: int
 
   @property
   def peak(self) -> int:
-    return sum(dataclasses.astuple(self))
+    """State, gradients, and the larger of the layers' and the tables' needs."""
+    return self.state + self.gradients + max(self.layers, self.tables)
+
+  @property
+  def layers(self) -> int:
+    """What the backward pass of the layers needs beside state and gradients."""
+    return self.head + self.kept + self.working
 
 
 def of_run(run: runs.Run) -> Memory:
@@ -70,6 +81,9 @@ def of_run(run: runs.Run) -> Memory:
     sorted, may all be a device's own: 3 of width D (inputs, outputs, and the
     cotangent of these), 4 of width F (gate, up, their product, and its
     cotangent), beside W twice.
+
+  * tables: 10 V D / tensor: the embedding's gradient in float32, a copy of it in
+    another layout, and the output matrix's in bfloat16.
 
   Raises:
     ValueError: if the model is not rematerialised fully, or the mesh does not
@@ -92,13 +106,14 @@ def of_run(run: runs.Run) -> Memory:
     W *= config.moe.num_experts // run.size("expert")
     rows = X * run.size("expert") * config.moe.num_experts_per_token
     working = round(3 * rows + 4 * rows * ratio) + 2 * W
+  table = config.vocab_size * config.d_model // run.size("tensor")
   return Memory(
     state=4 * _STATE_ARRAYS * sum(per_param.values()),
     gradients=4 * (per_param["layers"] + (parts > 1) * sum(per_param.values())),
-    head=X
-    + _ACTIVATION * config.vocab_size * config.d_model // run.size("tensor"),
+    head=X + _ACTIVATION * table,
     kept=kept,
     working=working,
+    tables=10 * table,
     logits=0,
   )
 

@@ -107,10 +107,7 @@ def fits(
     predicted = memory.of_run(run)
     has = run.chip.hbm_bytes / run.chip.devices
     one = matching(run, found)
-    parts[run.name] = {
-      name: getattr(predicted, name) / GIB
-      for name in ("state", "gradients", "head", "kept", "working")
-    }
+    parts[run.name] = _at_the_peak(predicted)
     capacity[run.name] = has / GIB
     peak, verdict, ratio = (
       "not compiled",
@@ -163,6 +160,23 @@ def fits(
     ],
     "rows": rows,
     "open": True,
+  }
+
+
+def _at_the_peak(predicted: memory.Memory) -> dict[str, float]:
+  """GiB of what is alive at the peak; 0 of what is not."""
+  is_layers = predicted.layers >= predicted.tables
+  alive = {
+    "state": True,
+    "gradients": True,
+    "head": is_layers,
+    "kept": is_layers,
+    "working": is_layers,
+    "tables": not is_layers,
+  }
+  return {
+    name: getattr(predicted, name) / GIB if is_alive else 0.0
+    for name, is_alive in alive.items()
   }
 
 

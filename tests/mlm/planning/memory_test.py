@@ -27,8 +27,15 @@ def test_parts_of_a_dense_step():
   assert of.kept == 8 * X / 4
   assert of.working == 4 * X + 6 * X + 2 * (3 * 1024 * 4096 * 2 / 4)
   assert of.logits == 0
-  parts = (of.state, of.gradients, of.head, of.kept, of.working)
-  assert of.peak == sum(parts)
+  assert of.tables == (4 + 4 + 2) * 32768 * 1024 / 4
+  assert of.layers == of.head + of.kept + of.working > of.tables
+  assert of.peak == of.state + of.gradients + of.layers
+
+
+def test_a_whole_vocabulary_on_every_device_is_the_peak_of_few_tokens():
+  of = memory.of_run(cases.run(mesh={"fsdp": 64}, sequence_length=128))
+  assert of.tables == 10 * 32768 * 1024 > of.layers
+  assert of.peak == of.state + of.gradients + of.tables
 
 
 def test_more_tensor_shards_keep_less_and_more_rows_keep_more():
@@ -58,12 +65,13 @@ def _run(one):
   "one", compiled.read_all(str(RESULTS)), ids=lambda one: one.name
 )
 def test_predictions_are_within_a_tenth_of_the_compiled_peaks(one):
-  """And the state is what the compiler has as arguments, but for the batch."""
+  """And the state is what the compiler has as arguments, but for the batch and
+  for tiles: 12 rows of a matrix split over 1,024 fill none of 8 (1.1 %)."""
   predicted = memory.of_run(_run(one))
   if not one.is_accepted:
     assert one.needed_bytes > one.available_bytes
     return
-  assert predicted.state == pytest.approx(one.arguments_bytes, rel=0.01)
+  assert predicted.state == pytest.approx(one.arguments_bytes, rel=0.015)
   assert predicted.peak == pytest.approx(one.peak_bytes, rel=0.1)
 
 
