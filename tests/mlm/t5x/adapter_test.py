@@ -17,7 +17,7 @@ from benchmarks import t5x_parity as parity
 from mlm.checkpoints import t5x as t5x_checkpoints
 from mlm.models import decoder, encdec, families, moe
 from mlm.t5x import adapter
-from mlm.training import losses
+from mlm.training import loss_weights, losses
 from tests import tiny_models
 
 GOLDEN = json.loads(
@@ -194,6 +194,8 @@ def test_losses_and_gradients_of_its_trainer_are_ours(case):
   loss_fn = losses.cross_entropy_loss(
     families.build(config).apply,
     z_loss=1e-4,
+    label_smoothing=0.0,
+    token_weights=loss_weights.per_token,
     backend="reference",
     num_languages=1,
   )

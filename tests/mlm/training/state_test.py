@@ -6,17 +6,17 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from mlm.sharding import mesh as mesh_lib
-from mlm.training import optimizers
+from mlm.training import optimizers, schedules
 from mlm.training import state as train_state
 
 OPTIMIZER = optimizers.adamw(
-  learning_rate=optimizers.constant_with_warmup(peak=1e-2, warmup_steps=2),
+  learning_rate=schedules.constant_with_warmup(peak=1e-2, warmup_steps=2),
   beta1=0.9,
   beta2=0.95,
   epsilon=1e-8,
   weight_decay=0.1,
   max_grad_norm=1.0,
-)
+)(None)
 
 
 @pytest.fixture
@@ -114,3 +114,40 @@ def test_abstract_arrays_know_their_shardings(tiny_model, mesh):
   placed = train_state.with_shardings(abstract, shardings)
   assert placed.params["embedding"].shape == (32, 16)
   assert jax.tree.map(lambda x: x.sharding, placed) == shardings
+
+
+def test_moments_of_muon_and_of_what_wraps_it_live_with_their_params(
+  tiny_model, mesh
+):
+  optimizer = optimizers.skipping_spikes(
+    optimizer=optimizers.muon(
+      learning_rate=schedules.constant_with_warmup(peak=1e-2, warmup_steps=2),
+      beta=0.95,
+      update_rms=0.2,
+      beta1=0.9,
+      beta2=0.95,
+      epsilon=1e-8,
+      weight_decay=0.1,
+      max_grad_norm=1.0,
+    ),
+    window=4,
+    num_deviations=6.0,
+  )
+  axes = {"embedding": ("embed", "mlp"), **tiny_model.logical_axes()}
+  axes["head"] = {"kernel": ("embed", "mlp")}  # a matrix of Muon's
+  made = optimizer(axes)
+  abstract = train_state.abstract(init=tiny_model.init, optimizer=made)
+  shardings = train_state.state_shardings(mesh, axes, abstract)
+  moments = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): sharding.spec
+    for path, sharding in jax.tree.leaves_with_path(shardings.opt_state)
+    if sharding.spec != PartitionSpec()
+  }
+  found = sorted((path.split("/")[-1], spec) for path, spec in moments.items())
+  assert found == [
+    ("embedding", PartitionSpec("tensor", "fsdp")),  # Adam's two
+    ("embedding", PartitionSpec("tensor", "fsdp")),
+    ("kernel", PartitionSpec("fsdp", "tensor")),  # Muon's one
+    ("scale", PartitionSpec("fsdp")),
+    ("scale", PartitionSpec("fsdp")),
+  ]
