@@ -8,6 +8,7 @@ import functools
 import json
 import pathlib
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 
 from benchmarks import t5x_parity as parity
 from mlm.checkpoints import t5x as t5x_checkpoints
+from mlm.checkpoints import tables
 from mlm.models import decoder, encdec, families, moe
 from mlm.t5x import adapter
 from mlm.training import loss_weights, losses
@@ -210,6 +212,43 @@ def test_losses_and_gradients_of_its_trainer_are_ours(case):
     got = _flat(found)[name]
     error = np.linalg.norm(got - want) / np.linalg.norm(want)
     assert error < 1e-5, (name, error)
+
+
+@pytest.mark.parametrize("case", ["t5", "scalable_t5"])
+def test_eight_losses_of_its_trainer_are_those_of_its_own_network(case):
+  """Its Adafactor factors ours as its own: the axes tell it how."""
+  pytest.importorskip("t5x.trainer")
+  from t5x import train_state, trainer
+
+  module = _module(CONFIGS[case])
+  model = parity.make_model(case, parity.SIZES)
+  model.module = module
+  params = tables.nested(
+    {
+      name: parity.weights(name, tuple(shape))
+      for name, shape in GOLDEN[case]["shapes"].items()
+    }
+  )
+  axes = jax.eval_shape(module.init, jax.random.key(0))["params_axes"]
+  state = train_state.FlaxOptimTrainState.create(
+    model.optimizer_def,
+    flax.core.freeze({"params": params, "params_axes": axes}),
+  )
+  step = jax.jit(
+    functools.partial(
+      trainer.train_with_lr,
+      model=model,
+      num_microbatches=None,
+      dropout_rng=None,
+    )
+  )
+  found, batch = [], jax.tree.map(jnp.asarray, parity.batch())
+  for number in range(parity.NUM_STEPS):
+    state, metrics = step(state, batch, parity.learning_rate()(number))
+    found.append(float(metrics["loss"].total))
+  golden = GOLDEN[case]["losses"]
+  assert found[0] == pytest.approx(golden[0], rel=1e-6)
+  np.testing.assert_allclose(found, golden, rtol=1e-4)  # as for our own loop
 
 
 @pytest.mark.parametrize("case", ["t5", "scalable_t5"])
