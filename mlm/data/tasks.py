@@ -165,7 +165,9 @@ def register_window_tasks(
         splits=["train"],
         num_input_examples={"train": stream.num_tokens // size},
       ),
-      preprocessors=[functools.partial(_shape, objective=objective)],
+      preprocessors=[
+        functools.partial(_inputs_and_targets, objective=objective)
+      ],
       output_features={"inputs": feature, "targets": feature},
     )
     _arguments[name] = arguments
@@ -191,12 +193,12 @@ def _windows(
 
   def to_example(number):
     tokens = tf.numpy_function(read, [number], tf.int32, stateful=False)
-    return {"tokens": tf.ensure_shape(tokens, [size])}
+    return {"tokens": tf.ensure_inputs_and_targets(tokens, [size])}
 
   return numbers.map(to_example)
 
 
-def _shape(
+def _inputs_and_targets(
   dataset: tf.data.Dataset, *, objective: objectives.Objective
 ) -> tf.data.Dataset:
   def features(tokens, seed):
@@ -211,8 +213,8 @@ def _shape(
       features, [example["tokens"], seed], [tf.int32, tf.int32], stateful=False
     )
     return {
-      "inputs": tf.ensure_shape(inputs, [None]),
-      "targets": tf.ensure_shape(targets, [None]),
+      "inputs": tf.ensure_inputs_and_targets(inputs, [None]),
+      "targets": tf.ensure_inputs_and_targets(targets, [None]),
     }
 
   return to_example(dataset)
@@ -241,7 +243,7 @@ def _read_shard(path: tf.Tensor) -> tf.data.Dataset:
 
   def to_example(line):
     text = tf.numpy_function(text_of, [line], tf.string, stateful=False)
-    return {"targets": tf.ensure_shape(text, [])}
+    return {"targets": tf.ensure_inputs_and_targets(text, [])}
 
   lines = tf.data.TextLineDataset(path, compression_type="GZIP")
   return lines.map(to_example)

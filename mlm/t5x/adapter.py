@@ -83,9 +83,11 @@ def _without_mesh():
 
 @dataclasses.dataclass(frozen=True)
 class _Module:
-  """Attributes:
-  config: of the model.
-  dropout_rate: 0.0; t5x's gin files have it.
+  """A model of ours with init and apply as a linen module has them.
+
+  Attributes:
+    config: of the model.
+    dropout_rate: 0.0; t5x's gin files have it.
   """
 
   config: families.Config
@@ -108,6 +110,14 @@ class _Module:
         "params_axes": _annotations(logical_axes(self.config)),
       }
 
+  def encode(self, *inputs, **options):
+    """What t5x names when it is to decode; raises ValueError."""
+    del inputs, options
+    raise ValueError(
+      "t5x is to decode, which is not here; import the checkpoint (job "
+      "import_checkpoint) and decode by mlm.decoding"
+    )
+
   def apply(
     self, variables, *inputs, rngs=None, mutable=False, method=None, **options
   ):
@@ -126,10 +136,7 @@ class _Module:
     """
     del rngs
     if options.pop("decode", False) or method is not None:
-      raise ValueError(
-        "t5x is to decode, which is not here; import the checkpoint (job "
-        "import_checkpoint) and decode by mlm.decoding"
-      )
+      self.encode()
     options.pop("enable_dropout", None)
     batch = self.batch(*inputs, **options)
     config = self.config

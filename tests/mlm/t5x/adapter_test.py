@@ -117,6 +117,9 @@ def test_what_t5x_cannot_train_is_refused():
   module = adapter.Decoder(config, dropout_rate=0.0)
   with pytest.raises(ValueError, match="import_checkpoint"):
     module.apply({}, ones, ones, decode=True, mutable=["cache"])
+  module_of_both = adapter.EncoderDecoder(MT5, dropout_rate=0.0)
+  with pytest.raises(ValueError, match="import_checkpoint"):
+    module_of_both.apply({}, ones, method=module_of_both.encode)
   with pytest.raises(ValueError, match="inputs_bidirectional_attention"):
     module.apply({}, ones, ones, decoder_causal_attention=ones)
 

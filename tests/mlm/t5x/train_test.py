@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 CRAWL = "tests/testdata/crawl"
 QUICKSTART = "gin/experiments/quickstart"
 NUM_STEPS = 40
+MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 # As gin/models/*_tiny.gin have them.
 MT5 = encdec.EncoderDecoderConfig(
   vocab_size=4224,
@@ -140,12 +141,13 @@ def _imported(source, output, model):
     model=model,
     tokenizer="",
     output=str(output),
-    mesh_shape={"data": 2, "fsdp": 2, "tensor": 2},
+    mesh_shape=MESH,
     activation_dtype="float32",
     remat="none",
   )
-  mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
-  return models.open_model(str(output), mesh=mesh, metadata={})
+  return models.open_model(
+    str(output), mesh=mesh_lib.make_mesh(MESH), metadata={}
+  )
 
 
 @pytest.mark.parametrize("kind", ["mt5", "decoder"])
