@@ -193,7 +193,7 @@ def _windows(
 
   def to_example(number):
     tokens = tf.numpy_function(read, [number], tf.int32, stateful=False)
-    return {"tokens": tf.ensure_inputs_and_targets(tokens, [size])}
+    return {"tokens": tf.ensure_shape(tokens, [size])}
 
   return numbers.map(to_example)
 
@@ -213,8 +213,8 @@ def _inputs_and_targets(
       features, [example["tokens"], seed], [tf.int32, tf.int32], stateful=False
     )
     return {
-      "inputs": tf.ensure_inputs_and_targets(inputs, [None]),
-      "targets": tf.ensure_inputs_and_targets(targets, [None]),
+      "inputs": tf.ensure_shape(inputs, [None]),
+      "targets": tf.ensure_shape(targets, [None]),
     }
 
   return to_example(dataset)
@@ -243,7 +243,7 @@ def _read_shard(path: tf.Tensor) -> tf.data.Dataset:
 
   def to_example(line):
     text = tf.numpy_function(text_of, [line], tf.string, stateful=False)
-    return {"targets": tf.ensure_inputs_and_targets(text, [])}
+    return {"targets": tf.ensure_shape(text, [])}
 
   lines = tf.data.TextLineDataset(path, compression_type="GZIP")
   return lines.map(to_example)
