@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlm.alignment import estimators
-from mlm.sharding import mesh as mesh_lib
 from mlm.training import losses
 from mlm.training import metrics as metrics_lib
 
@@ -48,8 +47,8 @@ def rloo_loss(
   Returns:
     loss_fn(params, frozen, batch, key) -> (loss, metrics). The batch is a
     prompt–response batch with sampled_logprobs and reference_logprobs, float32
-    [N, T], advantages, reward, kl, length, ended and is_equal_group, float32
-    [N], language_ids int32 [N], and reward_<part> float32 [N] a part.
+    [N, T], advantages, reward, kl, length, ended, logprob_gap and
+    is_equal_group, float32 [N], language_ids int32 [N], and reward_<part> float32 [N] a part.
   """
 
   def loss_fn(params, frozen, batch, key):
@@ -70,7 +69,7 @@ def rloo_loss(
     values = {
       **{
         name: (batch[name], 1)
-        for name in ("reward", "kl", "length", "ended", *names)
+        for name in ("reward", "kl", "length", "ended", "logprob_gap", *names)
       },
       "kl_per_token": (batch["kl"], length),
       "equal_groups": (batch["is_equal_group"], 1),
@@ -86,25 +85,6 @@ def rloo_loss(
   return loss_fn
 
 
-def make_logprob_pair(apply: Callable, *, backend: str) -> Callable:
-  """Jitted (params, reference, batch) -> two float32 [N, T] of log-probs.
-
-  Each is 0 outside of the response. Policy and reference go through the same
-  forward as training, so the policy equal to the reference gives a difference
-  of exactly 0.
-  """
-
-  @mesh_lib.jit
-  def logprob_pair(params, reference, batch):
-    return tuple(
-      losses.token_logprobs(apply, p, batch, backend=backend)
-      * batch["decoder_loss_weights"]
-      for p in (params, reference)
-    )
-
-  return logprob_pair
-
-
 def _rewards_before(path: str, step: int) -> list[float]:
   """Mean shaped rewards of the steps before one."""
   metrics_lib.drop_from(path, step)
@@ -114,39 +94,22 @@ def _rewards_before(path: str, step: int) -> list[float]:
 
 
 def make_batch_source(
+  rollout: Callable,
   *,
-  prompts: Callable[[int], dict[str, np.ndarray]],
-  sample: Callable,
-  to_batch: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
-  place: Callable[[Any], Any],
-  logprob_pair: Callable,
-  reference: Any,
-  score: Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]],
-  reward_of_parts: Callable[[dict[str, np.ndarray]], np.ndarray],
+  policy_of: Callable[[Any], Any],
   estimator: estimators.Estimator,
   updates_per_rollout: int,
   history: str,
-  seed: int,
-  eos_id: int,
 ) -> Callable[[Any], dict[str, np.ndarray]]:
   """Builds the batch source that samples from the current policy.
 
   Args:
-    prompts: step -> {"prompts": int32 [B, P], "prompt_ids": uint32 [B],
-      "language_ids": int32 [B]}.
-    sample: of `mlm.decoding.rollouts.make_sampler`.
-    to_batch: (rows int32 [N, P + R], language ids int32 [N]) -> batch.
-    place: puts a dict of host arrays on the mesh, first axis split.
-    logprob_pair: of `make_logprob_pair`.
-    reference: reference params, frozen.
-    score: (rows, responses int32 [N, R], language ids [N]) -> parts [N] each.
-    reward_of_parts: parts -> reward [N].
+    rollout: of `rollout_batches.make_rollout`.
+    policy_of: the state's params -> the policy's that rollout takes.
     estimator: of the gradient.
     updates_per_rollout: steps whose responses are sampled from one policy, that
       of the first of them; each response is learned from once.
     history: file of mean rewards by step, for a moving average.
-    seed: of the sampling keys.
-    eos_id: token that ends a response.
 
   Returns:
     batch_source(state) -> batch as `rloo_loss` reads it.
@@ -154,54 +117,26 @@ def make_batch_source(
   earlier: list[float] | None = None
   ready: dict[int, dict] = {}
 
-  def rollout(params, step):
-    drawn = prompts(step)
-    placed = place(
-      {"prompts": drawn["prompts"], "prompt_ids": drawn["prompt_ids"]}
+  def with_advantages(policy, step):
+    batch, of_prompts = rollout(policy, step)
+    kl = np.asarray(
+      estimators.token_kl(
+        estimator,
+        batch["sampled_logprobs"],
+        batch["reference_logprobs"],
+        batch["decoder_loss_weights"],
+      )
     )
-    responses = np.asarray(
-      sample(params, placed["prompts"], placed["prompt_ids"], seed, step)
-    )
-    num_prompts, num_samples, response_length = responses.shape
-    responses = responses.reshape(-1, response_length)
-    language_ids = np.repeat(drawn["language_ids"], num_samples)
-    rows = np.concatenate(
-      [np.repeat(drawn["prompts"], num_samples, axis=0), responses], axis=1
-    )
-    batch = to_batch(rows, language_ids)
-    sampled, frozen = map(
-      np.asarray, logprob_pair(params, reference, place(batch))
-    )
-    weights = batch["decoder_loss_weights"]
-    parts = score(rows, responses, language_ids)
-    reward = reward_of_parts(parts)
-    of_prompts = (num_prompts, num_samples)
-    raw = reward.reshape(of_prompts)
-    kl = np.asarray(estimators.token_kl(estimator, sampled, frozen, weights))
     found, shaped = estimators.advantages(
       estimator,
-      raw,
+      batch["reward"].reshape(of_prompts),
       kl.sum(axis=1).reshape(of_prompts),
       earlier=np.array(earlier),
     )
     if estimator.baseline == "moving_average":
       earlier.append(float(shaped.mean()))
       metrics_lib.append(history, {"step": step, "shaped_reward": earlier[-1]})
-    as_rows = {
-      "sampled_logprobs": sampled,
-      "reference_logprobs": frozen,
-      "advantages": found.reshape(-1),
-      "reward": reward,
-      "kl": (sampled - frozen).sum(axis=1),
-      "length": weights.sum(axis=1),
-      "ended": (responses == eos_id).any(axis=1),
-      "is_equal_group": np.repeat(np.ptp(raw, axis=1) == 0, num_samples),
-      **{f"reward_{name}": values for name, values in parts.items()},
-    }
-    batch.update(
-      {name: np.asarray(v, np.float32) for name, v in as_rows.items()}
-    )
-    batch["language_ids"] = language_ids.astype(np.int32)
+    batch["advantages"] = np.asarray(found.reshape(-1), np.float32)
     return batch
 
   def batch_source(state):
@@ -218,7 +153,8 @@ def make_batch_source(
         )
     if step not in ready:
       stop = (step // updates_per_rollout + 1) * updates_per_rollout
-      ready.update({s: rollout(state.params, s) for s in range(step, stop)})
+      policy = policy_of(state.params)
+      ready.update({s: with_advantages(policy, s) for s in range(step, stop)})
     return ready.pop(step)
 
   return batch_source

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import trl_parity as parity
-from mlm.alignment import dpo, estimators, reward_model, rloo
+from mlm.alignment import dpo, estimators, reward_model, rloo, rollout_batches
 from mlm.checkpoints import hugging_face
 from mlm.data import prompts
 from mlm.models import decoder
@@ -46,7 +46,9 @@ OBJECTIVES = {
 }
 
 
-_logprobs = rloo.make_logprob_pair(MODEL.apply, backend="reference")
+_logprobs = rollout_batches.make_logprob_pair(
+  MODEL.apply, MODEL.apply, backend="reference"
+)
 
 
 @functools.cache
@@ -162,7 +164,7 @@ def test_rloo_is_that_of_trl(case):
     "reference_logprobs": reference,
     "advantages": np.float32(advantages.reshape(-1)),
     **dict.fromkeys(
-      ("reward", "kl", "length", "ended", "is_equal_group"), ones
+      ("reward", "kl", "length", "ended", "logprob_gap", "is_equal_group"), ones
     ),
   }
   make_loss = functools.partial(
