@@ -3,7 +3,7 @@
 Of a module they call init and apply, and nothing else: here these are functions
 around ours.
 
-    python -m t5x.train --gin_file=gin/t5x/mt5_tiny.gin …
+    python -m t5x.train --gin_file=gin/t5x/mt5.gin …
 
 An encoder–decoder has the params of t5x's networks (examples/t5, or scalable_t5
 where each layer has its relative bias), by their names: their checkpoints are
