@@ -203,7 +203,7 @@ def chips_section(
       series,
       xlabel="chips (log scale)",
       ylabel=f"days for {budget / 1e12:.2f} T tokens (log scale)",
-      title="Twice the chips take half the days while mesh axes fill whole rings",
+      title=_scaling(series),
     ),
     "columns": [
       *("family", "chips", "topology and mesh", "tokens a chip", "estimate, s"),
@@ -212,6 +212,16 @@ def chips_section(
     ],
     "rows": rows,
   }
+
+
+def _scaling(series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+  """What more chips bring the first family, as a sentence."""
+  name, points = next(iter(series.items()))
+  (few, many_days), (many, few_days) = min(points), max(points)
+  return (
+    f"{name}: {many / few:.0f} times the chips take 1/{many_days / few_days:.1f} "
+    "of the days"
+  )
 
 
 def corpora_section(given: costs.Assumptions, num_tokens: float) -> dict:

@@ -145,7 +145,7 @@ def fits(
       parts,
       {"compiled peak": peaks, "memory of a device": capacity},
       xlabel="GiB a device",
-      title="Inputs kept of each layer, not the state, fill a device",
+      title=_largest_part(parts),
     ),
     "columns": [
       "run",
@@ -161,6 +161,22 @@ def fits(
     "rows": rows,
     "open": True,
   }
+
+
+def _largest_part(parts: Mapping[str, Mapping[str, float]]) -> str:
+  """What the first run's memory goes to, as a sentence."""
+  run, of = next(iter(parts.items()))
+  name = max(of, key=of.__getitem__)
+  meant = {
+    "kept": "inputs kept of each layer",
+    "working": "one layer's backward pass",
+    "tables": "gradients of the tables of pieces",
+  }
+  total = sum(of.values())
+  return (
+    f"{run}: {of[name] / total:.0%} of {total:.1f} GiB are "
+    f"{meant.get(name, name)}"
+  )
 
 
 def _at_the_peak(predicted: memory.Memory) -> dict[str, float]:
