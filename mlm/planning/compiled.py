@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -26,6 +27,7 @@ _HBM = (
     r"temporaries \(([\d.]+)([MG])\) exceeds available HBM \(([\d.]+)([MG])\)"
   ),
 )
+_REFUSAL_CHARACTERS = 600  # the rest lists allocations
 _UNITS = {"M": 2**20, "G": 2**30}
 
 
@@ -82,10 +84,7 @@ class Compiled:
 
   @property
   def num_devices(self) -> int:
-    total = 1
-    for size in self.mesh.values():
-      total *= size
-    return total
+    return math.prod(self.mesh.values())
 
 
 def pod_mesh(topology: str, mesh_shape: dict[str, int]) -> Mesh:
@@ -184,7 +183,7 @@ def compile_step(
     sequence_length=sequence_length,
     num_microbatches=num_microbatches,
     is_accepted=program is not None,
-    refusal=_first_lines(refusal),
+    refusal=refusal[:_REFUSAL_CHARACTERS],
     needed_bytes=needed,
     available_bytes=available,
     arguments_bytes=memory and memory.argument_size_in_bytes,
@@ -212,10 +211,6 @@ def shortfall(refusal: str) -> tuple[int | None, int | None]:
 
 def _bytes(number: str, unit: str) -> int:
   return round(float(number) * _UNITS[unit])
-
-
-def _first_lines(message: str, limit: int = 600) -> str:
-  return message[:limit]
 
 
 def as_fields(model: decoder.DecoderConfig) -> dict[str, Any]:
