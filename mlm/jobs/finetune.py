@@ -67,6 +67,7 @@ def finetune(
   """
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(batch_size, mesh)
+  rules.check_lengths({"an example": sequence_length}, mesh)
   sha256 = load.read_card(tokenizer)["model_sha256"]
   stores = [
     example_store.ExampleStore(examples, task, "train", sha256)

@@ -94,6 +94,7 @@ def pretrain(
     objective, num_pieces=vocab_size, vocab_size=model.vocab_size
   )
   shapes = _row_shapes(objective)
+  rules.check_lengths(shapes, mesh)
   is_decoder = isinstance(model, decoder.DecoderConfig)
   if is_decoder == ("encoder_input_tokens" in shapes):
     raise ValueError(

@@ -8,24 +8,25 @@ from collections.abc import Callable, Mapping
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-AXES = ("data", "fsdp", "expert", "tensor")
+AXES = ("data", "fsdp", "expert", "sequence", "tensor")
+_OPTIONAL = ("expert", "sequence")
 
 
 def make_mesh(shape: Mapping[str, int]) -> Mesh:
-  """A mesh over all devices with axes data, fsdp, expert and tensor.
+  """A mesh over all devices with the axes of `AXES`.
 
   The axes are Auto: the compiler propagates shardings from those of the
   arguments (jax.make_mesh would make them Explicit).
 
   Args:
-    shape: {"data": a, "fsdp": b, "expert": c, "tensor": d}, each >= 1; expert,
-      which only mixtures of experts have a use for, may be left out.
+    shape: {"data": a, "fsdp": b, "expert": c, "sequence": d, "tensor": e}, each
+      >= 1; expert and sequence may be left out, which is size 1.
 
   Raises:
     ValueError: if an axis is missing, unknown or below 1, or the sizes do not
       multiply to the number of devices.
   """
-  shape = {"expert": 1, **shape}
+  shape = {**dict.fromkeys(_OPTIONAL, 1), **shape}
   if set(shape) != set(AXES):
     raise ValueError(
       f"mesh shape {dict(shape)} must name exactly the axes {', '.join(AXES)}; "

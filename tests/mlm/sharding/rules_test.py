@@ -9,14 +9,21 @@ from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 
 
-def _mesh(data=2, fsdp=2, tensor=2):
-  return mesh_lib.make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor})
+def _mesh(data=2, fsdp=2, tensor=2, **others):
+  return mesh_lib.make_mesh(
+    {"data": data, "fsdp": fsdp, "tensor": tensor, **others}
+  )
 
 
 def test_mesh_axes_have_the_sizes_given():
-  shape = {"data": 1, "fsdp": 2, "expert": 2, "tensor": 2}
+  shape = {"data": 1, "fsdp": 2, "expert": 2, "sequence": 1, "tensor": 2}
   assert dict(mesh_lib.make_mesh(shape).shape) == shape
   assert dict(_mesh(1, 4, 2).shape) == {**shape, "fsdp": 4, "expert": 1}
+  assert dict(_mesh(1, 2, 2, sequence=2).shape) == {
+    **shape,
+    "expert": 1,
+    "sequence": 2,
+  }
 
 
 @pytest.mark.parametrize(
@@ -71,6 +78,57 @@ def test_constraints_lay_out_activations_where_there_is_a_mesh():
   assert placed.sharding.spec == PartitionSpec(("data", "fsdp"), None, "tensor")
   assert placed.addressable_shards[0].data.shape == (2, 3, 2)
   assert one_row.addressable_shards[0].data.shape == (1, 3, 2)
+
+
+def test_rows_are_split_along_their_length():
+  mesh = _mesh(2, 1, 2, sequence=2)
+  x, mask = np.ones((4, 6, 4), np.float32), np.ones((4, 6, 6), bool)
+  with jax.set_mesh(mesh):
+    assert rules.num_shards("length") == 2
+    assert rules.num_shards("batch") == 2
+    assert rules.num_shards("embed") == 1
+    placed = jax.jit(
+      lambda x, mask: (
+        rules.constrain(x, ("batch", "length", "mlp")),
+        rules.constrain(mask, ("batch", "length", "key_length")),
+      )
+    )(x, mask)
+  assert rules.num_shards("length") == 1
+  shapes = [of.addressable_shards[0].data.shape for of in placed]
+  assert shapes == [(2, 3, 2), (2, 3, 6)]
+
+
+def test_lengths_that_do_not_divide_are_told_what_would_fit():
+  mesh = _mesh(1, 1, 2, sequence=4)
+  rules.check_lengths({"decoder_input_tokens": 12}, mesh)
+  with pytest.raises(ValueError, match="rows of 229 .* 4 shards .* use 232"):
+    rules.check_lengths({"decoder_input_tokens": 229}, mesh)
+  spec = PartitionSpec(rules.BATCH_AXES, "sequence")
+  assert rules.tokens_sharding(mesh, (8, 12, 3)).spec == spec
+  # Prompts of any length; the loss refuses such rows.
+  rows = PartitionSpec(rules.BATCH_AXES)
+  assert rules.tokens_sharding(mesh, (8, 13)).spec == rows
+  assert rules.tokens_sharding(mesh, (8,)).spec == rows
+
+
+def test_a_kernel_is_told_what_divides():
+  with jax.set_mesh(_mesh(1, 2, 2, sequence=2)):
+    found = rules.kernel_placement(4, 2, 6)
+    assert found.pop("mesh").shape["sequence"] == 2
+    assert found == {
+      "batch_axes": rules.BATCH_AXES,
+      "head_axis": "tensor",
+      "length_axis": "sequence",
+    }
+    found = rules.kernel_placement(3, 3, 7)
+    assert set(list(found.values())[1:]) == {(), None}
+
+    def head_axes(num_heads):
+      return rules.whole_row_placement(4, num_heads)["head_axes"]
+
+    assert head_axes(4) == ("tensor", "sequence")
+    assert head_axes(6) == ("tensor",)
+    assert head_axes(3) == ()
 
 
 def test_constraints_name_every_dimension():

@@ -125,7 +125,7 @@ def test_finished_run_started_again_trains_no_more(tmp_path, uninterrupted):
 
 def test_checkpoint_of_one_mesh_continues_on_another(tmp_path, uninterrupted):
   job.train(tmp_path, num_steps=4)
-  state = job.train(tmp_path, mesh_shape=(2, 2, 1, 2))
+  state = job.train(tmp_path, mesh_shape=(2, 2, 1, 1, 2))
   # Another order of summation; what Adam divides by is of the same order.
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
@@ -147,7 +147,7 @@ def test_loss_that_is_not_finite_stops_the_run_unsaved(tmp_path, bad_step):
 
 def test_batch_that_does_not_divide_the_mesh_reaches_the_user(tmp_path):
   with pytest.raises(ValueError, match="6"):
-    job.train(tmp_path, batch_size=6, mesh_shape=(4, 2, 1, 1))
+    job.train(tmp_path, batch_size=6, mesh_shape=(4, 2, 1, 1, 1))
 
 
 def test_periods_that_would_cut_a_line_in_two_are_an_error(tmp_path):

@@ -36,7 +36,7 @@ def train(
   output,
   *,
   before_batch=lambda step: None,
-  mesh_shape=(1, 1, 1, 1),
+  mesh_shape=(1, 1, 1, 1, 1),
   loss_scale=lambda step: 1.0,
   num_steps=NUM_STEPS,
   batch_size=8,
