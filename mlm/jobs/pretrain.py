@@ -50,6 +50,7 @@ def pretrain(
   seed: int,
   checkpoint_period: int,
   log_period: int,
+  keep_period: int | None = None,
 ) -> None:
   """Pretrains a decoder or an encoder–decoder on all languages of a corpus.
 
@@ -75,6 +76,8 @@ def pretrain(
     seed: of params, data order and steps.
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
+    keep_period: checkpoints of its multiples are kept for ever, beside the
+      latest ones; None for none.
   """
   if adapters is not None and initial is None:
     raise ValueError(
@@ -210,6 +213,7 @@ def pretrain(
       "seed": seed,
     },
     changing={"phases": recorded},
+    keep_period=keep_period,
     place=step.make_place_local(mesh, batch_size),
   )
   print(f"Model: {output}")

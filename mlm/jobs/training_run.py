@@ -16,6 +16,7 @@ from mlm.training import state as train_state
 from mlm.training.optimizers import Optimizer
 
 MIXTURE_FILE = "mixture.json"  # what the data was planned to hold
+CONFIG_FILE = "config.gin"  # of mlm.run
 _AHEAD = 4  # batches kept ready by as many threads as help
 _WORKERS = 2
 _KEEP = 2  # the latest, and one before in case a disk fills while saving
@@ -68,6 +69,15 @@ def mixture_source(
   return batch_source
 
 
+def _operative_config(output: str) -> str | None:
+  """What the launcher wrote; only the first process need see it: it saves."""
+  path = os.path.join(output, CONFIG_FILE)
+  if not os.path.exists(path):
+    return None
+  with open(path, encoding="utf-8") as f:
+    return f.read()
+
+
 def run(
   *,
   output: str,
@@ -82,6 +92,7 @@ def run(
   log_period: int,
   metadata: dict,
   changing: dict | None = None,
+  keep_period: int | None = None,
   place: Callable | None = None,
 ) -> train_state.TrainState:
   """Restores or creates the state and runs `mlm.training.loop.train`.
@@ -98,7 +109,9 @@ def run(
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
     metadata: what must not change over the life of the run, beside the part's.
-    changing: of `mlm.checkpoints.manager.Checkpointer`.
+    changing: of `mlm.checkpoints.manager.Checkpointer`; the operative
+      configuration, if the launcher wrote one, is saved beside it.
+    keep_period: of `mlm.checkpoints.manager.Checkpointer`.
     place: of `mlm.training.step`; None where the source gives whole batches.
   """
   abstract = train_state.abstract(init=part.init, optimizer=optimizer)
@@ -106,8 +119,9 @@ def run(
   checkpointer = manager.Checkpointer(
     models.checkpoints_of(output),
     keep=_KEEP,
+    keep_period=keep_period,
     metadata={**metadata, **part.metadata},
-    changing=changing,
+    changing={**(changing or {}), "config": _operative_config(output)},
   )
   try:
     if checkpointer.latest_step() is not None:

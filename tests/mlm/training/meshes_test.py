@@ -1,22 +1,16 @@
 """However devices share the work, twenty steps are those of one device."""
 
 import functools
-import importlib.util
 import pathlib
 
 import numpy as np
 import pytest
 
+from tests import several_processes
 
-def _load():
-  path = pathlib.Path(__file__).with_name("train_on_mesh.py")
-  spec = importlib.util.spec_from_file_location("train_on_mesh", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-job = _load()
+job = several_processes.load(
+  pathlib.Path(__file__).with_name("train_on_mesh.py")
+)
 
 
 @functools.cache

@@ -1,12 +1,14 @@
 """Small models of each family trained on a mesh: functions and a program.
 
-  FAMILY MESH_SHAPE OUTPUT [PROCESS NUM_PROCESSES PORT]
+  FAMILY MESH_SHAPE OUTPUT
 
-The program writes losses and grad norms of each step to OUTPUT, as JSON.
+The program, one of several processes if the environment says so, writes losses
+and grad norms of each step to OUTPUT, as JSON.
 """
 
 import dataclasses
 import json
+import os
 import sys
 
 import jax
@@ -16,7 +18,7 @@ from jax.sharding import Mesh
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.models import families, moe
 from mlm.sharding import mesh as mesh_lib
-from mlm.sharding import rules
+from mlm.sharding import processes, rules
 from mlm.training import losses, optimizers
 from mlm.training import state as train_state
 from mlm.training import step as train_step
@@ -133,10 +135,9 @@ def train(family: str, mesh: Mesh) -> list[tuple[float, float]]:
 
 
 if __name__ == "__main__":
-  _family, _sizes, _output, *_processes = sys.argv[1:]
-  if _processes:
-    _process, _num_processes, _port = map(int, _processes)
-    jax.distributed.initialize(f"localhost:{_port}", _num_processes, _process)
+  _family, _sizes, _output = sys.argv[1:]
+  if "JAX_COORDINATOR_ADDRESS" in os.environ:
+    processes.start()
   _found = train(_family, mesh_of(**json.loads(_sizes)))
   with open(_output, "w") as f:
     json.dump(_found, f)
