@@ -187,11 +187,11 @@ class Checkpointer:
         seconds,
       )
       time.sleep(seconds)
-      # The old one would raise what it met for ever.
-      self._manager = _open(self._directory, self._options)
-      if self.latest_step() == step:
-        return
       try:
+        # The old one would raise what it met for ever.
+        self._manager = _open(self._directory, self._options)
+        if self.latest_step() == step:
+          return
         self._start(step, state)
         self._manager.wait_until_finished()
         return
