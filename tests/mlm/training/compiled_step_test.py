@@ -174,17 +174,18 @@ def test_heads_and_vocabulary_split_over_chips_compile():
 @pytest.mark.tpu
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "config_class, name, lengths",
+  "config_class, name, lengths, bound",
   [
-    (decoder.DecoderConfig, "llama5_1b", {"decoder": 4096}),
+    (decoder.DecoderConfig, "llama5_1b", {"decoder": 4096}, 0.6),
     (
       encdec.EncoderDecoderConfig,
       "mt5_base",
       {"encoder": 1024, "decoder": 256},
+      0.85,  # most of them are gradients
     ),
   ],
 )
-def test_rows_split_over_chips_compile(config_class, name, lengths):
+def test_rows_split_over_chips_compile(config_class, name, lengths, bound):
   """Two layers; what a device has of the activations is half of a row."""
   depths = [
     field.name
@@ -200,4 +201,5 @@ def test_rows_split_over_chips_compile(config_class, name, lengths):
     config, mesh=_mesh(sequence=2, tensor=2), batch_size=8, **options
   )
   # A gather of the keys and values of a layer comes on top.
-  assert split.temporaries < 0.6 * whole.temporaries
+  assert split.flops < 0.55 * whole.flops
+  assert split.temporaries < bound * whole.temporaries
