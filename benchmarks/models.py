@@ -119,7 +119,14 @@ def _ours(case: str) -> Iterator[float]:
   from mlm.languages import registry
   from mlm.models import families
   from mlm.sharding import mesh as mesh_lib
-  from mlm.training import losses, optimizers, step
+  from mlm.training import (
+    adafactor,
+    loss_weights,
+    losses,
+    optimizers,
+    schedules,
+    step,
+  )
   from mlm.training import state as train_state
 
   if case == "llama":
@@ -141,16 +148,14 @@ def _ours(case: str) -> Iterator[float]:
     )
   else:
     config = _our_mt5(case)
-    optimizer = optimizers.adafactor(
-      learning_rate=optimizers.inverse_square_root(
-        base=1.0, warmup_steps=10000
-      ),
+    optimizer = adafactor.adafactor(
+      learning_rate=schedules.inverse_square_root(base=1.0, warmup_steps=10000),
       decay_exponent=0.8,
       clipping_threshold=1.0,
       min_dim_size_to_factor=128,
-      logical_axes=families.logical_axes(config),
     )
   model = families.build(config)
+  optimizer = optimizer(model.logical_axes())
   mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
   abstract = train_state.abstract(init=model.init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, model.logical_axes(), abstract)
@@ -164,10 +169,13 @@ def _ours(case: str) -> Iterator[float]:
     loss_fn=losses.cross_entropy_loss(
       model.apply,
       z_loss=0.0 if case == "llama" else 1e-4,
+      label_smoothing=0.0,
+      token_weights=loss_weights.per_token,
       backend=api.default_backend(),
       num_languages=registry.NUM_LANGUAGES,
     ),
     optimizer=optimizer,
+    num_microbatches=1,
     mesh=mesh,
     state_shardings=shardings,
   )

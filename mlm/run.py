@@ -130,15 +130,12 @@ def _join_processes(job: str) -> int:
       f"{' and '.join(_DISTRIBUTED_JOBS)} run in more: start one, without "
       "--distributed and JAX_COORDINATOR_ADDRESS"
     )
-  from mlm.sharding import processes
+  from mlm.jobs import processes
 
   try:
-    processes.start()
+    return processes.join()
   except (ValueError, RuntimeError) as error:
     raise UsageError(_first_line(error)) from error
-  import jax
-
-  return jax.process_index()
 
 
 def _binding_text(name: str, value: str) -> str:

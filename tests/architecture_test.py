@@ -35,6 +35,7 @@ HEAVY = {
   "ftfy",
   "regex",
   "xxhash",
+  "tensorboardX",
 }
 _TRAINING_SIDE = {"mlm.sharding", "kernels"}
 _ALL_BELOW = {
@@ -90,7 +91,7 @@ RULES = {
   "mlm.data.sampling": ({"mlm.languages", "mlm.tokenizers"}, set()),
   "mlm.sharding": (set(), {"jax"}),
   "mlm.models": ({"mlm.sharding", "kernels"}, {"jax", "flax"}),
-  "mlm.training": (_TRAINING_SIDE, {"jax", "optax"}),
+  "mlm.training": (_TRAINING_SIDE, {"jax", "optax", "tensorboardX"}),
   "mlm.checkpoints": (
     _TRAINING_SIDE | {"mlm.models"},
     {"jax", "orbax", "tensorstore"},

@@ -349,3 +349,97 @@ def overlaps(divergences: np.ndarray, labels: Sequence[str]) -> str:
   )
   figure.colorbar(image, shrink=0.6)
   return _svg(figure)
+
+
+def step_time(lines: Sequence[Mapping]) -> str:
+  """Seconds a step by what they went to, of each line of metrics."""
+  parts = {"waiting for data": "data", "compiling": "compile"}
+  parts["saving"] = "checkpoint"
+  steps = np.array([line["step"] for line in lines])
+  num_steps = np.diff(np.concatenate([[steps[0] - _first_steps(steps)], steps]))
+  seconds = np.array([line["seconds"] for line in lines]) / num_steps
+  heights = [
+    np.array([line[f"{part}_seconds"] for line in lines]) / num_steps
+    for part in parts.values()
+  ]
+  rest = np.maximum(seconds - sum(heights), 0)
+  figure, axes = plt.subplots(figsize=(8, 3))
+  axes.stackplot(
+    steps,
+    rest,
+    *heights,
+    labels=["computing", *parts],
+    colors=[BLUE, ORANGE, GREY, GREEN],
+    step="pre",
+  )
+  share = rest.sum() / seconds.sum()
+  axes.set_title(
+    f"Computing takes {share:.0%} of the steps' time", fontsize=10, loc="left"
+  )
+  axes.set_xlabel("step")
+  axes.set_ylabel("seconds a step")
+  axes.set_ylim(
+    0, 3 * np.median(seconds)
+  )  # a step that compiled runs out of it
+  axes.legend(fontsize=7, loc="upper right")
+  return _svg(figure)
+
+
+def _first_steps(steps: np.ndarray) -> int:
+  """Steps of the first line: as many as most lines have."""
+  return int(np.median(np.diff(steps))) if len(steps) > 1 else int(steps[0]) + 1
+
+
+def goodput(found: Mapping[str, float]) -> str:
+  """Shares of a run's time, of `mlm.training.ledger.summarize`."""
+  names = [
+    name
+    for name, seconds in found.items()
+    if name not in ("total", "goodput") and seconds > 0
+  ]
+  figure, axes = plt.subplots(figsize=(8, 1.1))
+  left = 0.0
+  colours = [BLUE, ORANGE, GREEN, GREY, "#CC79A7", "#56B4E9", "#F0E442"]
+  for name, colour in zip(names, colours):
+    share = found[name] / found["total"]
+    axes.barh(0, share, left=left, color=colour, label=f"{name} {share:.1%}")
+    left += share
+  axes.set_xlim(0, 1)
+  axes.set_yticks([])
+  axes.set_xlabel("share of the time since the run began")
+  axes.set_title(
+    f"{found['goodput']:.1%} of {found['total']:,.0f} s made steps that count",
+    fontsize=10,
+    loc="left",
+  )
+  axes.legend(
+    fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.6)
+  )
+  return _svg(figure)
+
+
+def gradient_and_rate(lines: Sequence[Mapping]) -> str:
+  """Norm of the gradient before clipping, and the learning rate."""
+  figure, axes = plt.subplots(figsize=(8, 2.5))
+  steps = [line["step"] for line in lines]
+  axes.plot(steps, [line["grad_norm"] for line in lines], color=BLUE)
+  axes.set_yscale("log")
+  axes.set_xlabel("step")
+  axes.set_ylabel("gradient norm (log scale)", color=BLUE)
+  rates = axes.twinx()
+  rates.plot(
+    steps,
+    [line["learning_rate"] for line in lines],
+    color=ORANGE,
+    linestyle="--",
+  )
+  rates.set_ylabel("learning rate", color=ORANGE)
+  largest = max(lines, key=lambda line: line["grad_norm"])
+  axes.set_title(
+    f"Largest mean gradient norm {largest['grad_norm']:.3g}, up to step "
+    f"{largest['step']}",
+    fontsize=10,
+    loc="left",
+  )
+  axes.grid(alpha=0.3)
+  return _svg(figure)

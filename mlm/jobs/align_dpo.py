@@ -15,7 +15,7 @@ from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load
 from mlm.training import losses, step
-from mlm.training.optimizers import Optimizer
+from mlm.training.optimizers import MakeOptimizer
 
 
 def align_dpo(
@@ -26,7 +26,7 @@ def align_dpo(
   reference_logprobs: str,
   output: str,
   objective: dpo.Objective,
-  optimizer: Optimizer,
+  optimizer: MakeOptimizer,
   mesh_shape: dict,
   batch_size: int,
   prompt_length: int,
@@ -113,6 +113,7 @@ def align_dpo(
       num_languages=registry.NUM_LANGUAGES,
     ),
     optimizer=optimizer,
+    num_microbatches=1,
     mesh=mesh,
     batch_source=lambda state: source(int(state.step)),
     num_steps=num_steps,

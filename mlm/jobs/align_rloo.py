@@ -31,7 +31,7 @@ from mlm.sharding import rules
 from mlm.tokenizers import load, special
 from mlm.training import state as train_state
 from mlm.training import step
-from mlm.training.optimizers import Optimizer
+from mlm.training.optimizers import MakeOptimizer
 
 HISTORY_FILE = "rewards.jsonl"  # what a moving average is taken over
 
@@ -135,7 +135,7 @@ def align_rloo(
   records: str,
   output: str,
   tasks: list,
-  optimizer: Optimizer,
+  optimizer: MakeOptimizer,
   mesh_shape: dict,
   prompts_per_step: int,
   samples_per_prompt: int,
@@ -284,6 +284,7 @@ def align_rloo(
       num_languages=registry.NUM_LANGUAGES,
     ),
     optimizer=optimizer,
+    num_microbatches=1,
     mesh=mesh,
     batch_source=source,
     num_steps=num_steps,

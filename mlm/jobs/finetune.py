@@ -1,13 +1,12 @@
 """Job: supervised fine-tuning on packed rows of cached examples."""
 
 import dataclasses
-import functools
 import logging
 import os
+from collections.abc import Callable
 
 import jax
 
-from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.data import (
   example_mixture,
   example_store,
@@ -16,13 +15,13 @@ from mlm.data import (
 )
 from mlm.data import schedule as schedule_lib
 from mlm.jobs import models, training_run
-from mlm.languages import registry
 from mlm.models import adapters as adapters_lib
+from mlm.models import counting
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load
-from mlm.training import losses, step
-from mlm.training.optimizers import Optimizer
+from mlm.training import losses, progress, step
+from mlm.training.optimizers import MakeOptimizer
 
 
 def finetune(
@@ -31,7 +30,7 @@ def finetune(
   initial: str,
   examples: str,
   output: str,
-  optimizer: Optimizer,
+  optimizer: MakeOptimizer,
   mesh_shape: dict,
   batch_size: int,
   sequence_length: int,
@@ -39,7 +38,8 @@ def finetune(
   adapters: adapters_lib.AdapterConfig | None,
   num_steps: int,
   sampler: example_mixture.Sampler,
-  z_loss: float,
+  make_loss: Callable,
+  num_microbatches: int,
   seed: int,
   checkpoint_period: int,
   log_period: int,
@@ -60,7 +60,8 @@ def finetune(
     adapters: those to train over the model; None to train the model.
     num_steps: updates.
     sampler: of `mlm.data.example_mixture`, shares of the examples.
-    z_loss: weight of the squared log-normalizer.
+    make_loss: of `mlm.jobs.cross_entropy`.
+    num_microbatches: parts of a batch whose gradients are added up.
     seed: of the data order and steps.
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
@@ -68,6 +69,7 @@ def finetune(
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(batch_size, mesh)
   rules.check_lengths({"an example": sequence_length}, mesh)
+  step.check_microbatches(batch_size, num_microbatches, mesh)
   sha256 = load.read_card(tokenizer)["model_sha256"]
   stores = [
     example_store.ExampleStore(examples, task, "train", sha256)
@@ -113,18 +115,19 @@ def finetune(
   )
   models.check_decoder(initial, opened.config)
   part = models.trained_part(initial, opened, adapters)
+  describe = progress.nothing
+  if adapters is None:
+    flops_per_token = counting.training_flops_per_token(
+      opened.config, sequence_length
+    )
+    describe = training_run.throughput(
+      batch_size * sequence_length * flops_per_token
+    )
   training_run.run(
     output=output,
     part=part,
-    loss_fn=losses.with_frozen(
-      functools.partial(
-        losses.cross_entropy_loss,
-        z_loss=z_loss,
-        backend=linear_cross_entropy.default_backend(),
-        num_languages=registry.NUM_LANGUAGES,
-      ),
-      part.apply,
-    ),
+    loss_fn=losses.with_frozen(make_loss, part.apply),
+    num_microbatches=num_microbatches,
     optimizer=optimizer,
     mesh=mesh,
     batch_source=training_run.mixture_source(
@@ -147,5 +150,6 @@ def finetune(
       "seed": seed,
     },
     place=step.make_place_local(mesh, batch_size),
+    describe=describe,
   )
   print(f"Model: {output}")

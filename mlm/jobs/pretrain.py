@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.checkpoints import manager
 from mlm.data import (
   indexed,
@@ -22,14 +21,14 @@ from mlm.data import (
 )
 from mlm.data import schedule as schedule_lib
 from mlm.jobs import models, training_run
-from mlm.languages import registry, samplers
+from mlm.languages import samplers
 from mlm.models import adapters as adapters_lib
 from mlm.models import counting, decoder, families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import count, load, special
-from mlm.training import losses, step
-from mlm.training.optimizers import Optimizer
+from mlm.training import losses, progress, step
+from mlm.training.optimizers import MakeOptimizer
 
 
 def pretrain(
@@ -40,13 +39,14 @@ def pretrain(
   output: str,
   model: families.Config,
   adapters: adapters_lib.AdapterConfig | None,
-  optimizer: Optimizer,
+  optimizer: MakeOptimizer,
   mesh_shape: dict,
   batch_size: int,
   objective: objectives.Objective,
   num_steps: int,
   phases: Sequence[tuple[int, samplers.Sampler]],
-  z_loss: float,
+  make_loss: Callable,
+  num_microbatches: int,
   seed: int,
   checkpoint_period: int,
   log_period: int,
@@ -72,7 +72,8 @@ def pretrain(
     num_steps: updates.
     phases: (first step, how much of each language from there on, a sampler of
       `mlm.languages.samplers`) in order, the first from step 0.
-    z_loss: weight of the squared log-normalizer.
+    make_loss: of `mlm.jobs.cross_entropy`.
+    num_microbatches: parts of a batch whose gradients are added up.
     seed: of params, data order and steps.
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
@@ -86,6 +87,7 @@ def pretrain(
     )
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(batch_size, mesh)
+  step.check_microbatches(batch_size, num_microbatches, mesh)
   card = load.read_card(tokenizer)
   vocab_size = load.load(tokenizer).get_piece_size()
   if vocab_size > model.vocab_size:
@@ -183,15 +185,8 @@ def pretrain(
   training_run.run(
     output=output,
     part=part,
-    loss_fn=losses.with_frozen(
-      functools.partial(
-        losses.cross_entropy_loss,
-        z_loss=z_loss,
-        backend=linear_cross_entropy.default_backend(),
-        num_languages=registry.NUM_LANGUAGES,
-      ),
-      part.apply,
-    ),
+    loss_fn=losses.with_frozen(make_loss, part.apply),
+    num_microbatches=num_microbatches,
     optimizer=optimizer,
     mesh=mesh,
     batch_source=training_run.mixture_source(
@@ -214,9 +209,49 @@ def pretrain(
     },
     changing={"phases": recorded},
     keep_period=keep_period,
+    describe=_describe(
+      output,
+      flops_per_step=flops * batch_size,
+      counts=counts if is_decoder else {},
+      is_causal=objective.settings["objective"] == "causal",
+    ),
     place=step.make_place_local(mesh, batch_size),
   )
   print(f"Model: {output}")
+
+
+def _describe(
+  output: str, *, flops_per_step: float, counts: dict, is_causal: bool
+) -> progress.Describe:
+  """Rates, epochs, and bits a byte where every token of a text has a loss.
+
+  Args:
+    output: of the run, to go on counting epochs.
+    flops_per_step: of the whole batch.
+    counts: of `count.read_token_counts`; empty where targets are but a part of
+      the tokens.
+    is_causal: whether every token is a target.
+  """
+  describes = [training_run.throughput(flops_per_step)]
+  of_train = {code: of["train"] for code, of in counts.items()}
+  if of_train:
+    tokens = {code: of["tokens"] for code, of in of_train.items()}
+    describes.append(
+      progress.epochs(
+        tokens_available=tokens, before=training_run.lines_before(output)
+      )
+    )
+  if is_causal:
+    describes.append(
+      progress.bits_per_byte(
+        {
+          code: of["bytes"] / of["tokens"]
+          for code, of in of_train.items()
+          if of["tokens"]
+        }
+      )
+    )
+  return progress.together(*describes)
 
 
 def _row_shapes(objective: objectives.Objective) -> dict[str, int]:

@@ -15,7 +15,7 @@ from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load, special
 from mlm.training import step
-from mlm.training.optimizers import Optimizer
+from mlm.training.optimizers import MakeOptimizer
 
 CALIBRATION_FILE = "calibration.json"
 
@@ -26,7 +26,7 @@ def train_reward_model(
   initial: str,
   preferences_dir: str,
   output: str,
-  optimizer: Optimizer,
+  optimizer: MakeOptimizer,
   mesh_shape: dict,
   batch_size: int,
   prompt_length: int,
@@ -103,6 +103,7 @@ def train_reward_model(
       pad_id=special.PAD_ID,
     ),
     optimizer=optimizer,
+    num_microbatches=1,
     mesh=mesh,
     batch_source=lambda state: source(int(state.step)),
     num_steps=num_steps,

@@ -11,9 +11,9 @@ from mlm.checkpoints import manager
 from mlm.data import indexed, sampling
 from mlm.jobs import models
 from mlm.languages import registry
-from mlm.training import loop, step
+from mlm.training import ledger, loop, metrics, progress, step
 from mlm.training import state as train_state
-from mlm.training.optimizers import Optimizer
+from mlm.training.optimizers import MakeOptimizer
 
 MIXTURE_FILE = "mixture.json"  # what the data was planned to hold
 CONFIG_FILE = "config.gin"  # of mlm.run
@@ -78,12 +78,29 @@ def _operative_config(output: str) -> str | None:
     return f.read()
 
 
+def throughput(flops_per_step: float) -> progress.Describe:
+  """`mlm.training.progress.throughput` on the devices of this run."""
+  return progress.throughput(
+    flops_per_step=flops_per_step, peak_flops_per_second=None
+  )
+
+
+def lines_before(output: str) -> list[dict]:
+  """Lines of metrics of the steps that the last checkpoint of a run has made."""
+  step = manager.latest_step(models.checkpoints_of(output))
+  if step is None:
+    return []
+  lines = metrics.read(os.path.join(output, loop.METRICS_FILE))
+  return [line for line in lines if line["step"] < step]
+
+
 def run(
   *,
   output: str,
   part: models.Part,
   loss_fn: Callable,
-  optimizer: Optimizer,
+  optimizer: MakeOptimizer,
+  num_microbatches: int,
   mesh: Mesh,
   batch_source: Callable,
   num_steps: int,
@@ -94,14 +111,16 @@ def run(
   changing: dict | None = None,
   keep_period: int | None = None,
   place: Callable | None = None,
+  describe: progress.Describe = progress.nothing,
 ) -> train_state.TrainState:
   """Restores or creates the state and runs `mlm.training.loop.train`.
 
   Args:
-    output: directory for metrics.jsonl and checkpoints.
+    output: directory for checkpoints and what `mlm.training.loop` writes.
     part: what is trained.
     loss_fn: (params, frozen, batch, key) -> (scalar, metrics).
     optimizer: of `mlm.training.optimizers`.
+    num_microbatches: of `mlm.training.step.make_train_step`.
     mesh: of `mlm.sharding.mesh.make_mesh`.
     batch_source: state -> host batch.
     num_steps: steps in all.
@@ -113,7 +132,11 @@ def run(
       configuration, if the launcher wrote one, is saved beside it.
     keep_period: of `mlm.checkpoints.manager.Checkpointer`.
     place: of `mlm.training.step`; None where the source gives whole batches.
+    describe: of `mlm.training.progress`.
   """
+  if jax.process_index() == 0:
+    ledger.append(output, "begin")
+  optimizer = optimizer(part.logical_axes)
   abstract = train_state.abstract(init=part.init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, part.logical_axes, abstract)
   checkpointer = manager.Checkpointer(
@@ -147,6 +170,7 @@ def run(
       step_fn=step.make_train_step(
         loss_fn=loss_fn,
         optimizer=optimizer,
+        num_microbatches=num_microbatches,
         mesh=mesh,
         state_shardings=shardings,
       ),
@@ -156,8 +180,9 @@ def run(
       checkpointer=checkpointer,
       checkpoint_period=checkpoint_period,
       log_period=log_period,
-      metrics_path=os.path.join(output, "metrics.jsonl"),
+      output=output,
       language_codes=registry.codes(),
+      describe=describe,
     )
   finally:
     checkpointer.close()

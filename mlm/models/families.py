@@ -22,11 +22,6 @@ def build(
   return module.build(config, backends=backends)
 
 
-def logical_axes(config: Config) -> Any:
-  """Tree like params of tuples of logical axis names, of either kind."""
-  return build(config).logical_axes()
-
-
 def config_of(fields: Mapping[str, Any]) -> Config:
   """The configuration whose fields a checkpoint's metadata holds.
 

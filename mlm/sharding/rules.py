@@ -48,6 +48,24 @@ def num_stacked(axes: tuple[str, ...]) -> int:
   return len(list(itertools.takewhile(_STACKED.__contains__, axes)))
 
 
+def matrix_sides(
+  axes: tuple[str, ...],
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+  """Which dimensions are the inputs and the outputs of a param's matrices.
+
+  Heads and their widths are one side. What has no embed, or nothing else, is a
+  vector: norms, biases, tables of distances.
+
+  Returns:
+    Two tuples of positions in axes, or None for vectors.
+  """
+  places = tuple(range(num_stacked(axes), len(axes)))
+  if len(places) < 2 or axes.count("embed") != 1:
+    return None
+  split = 1 if axes[places[0]] == "embed" else -1
+  return places[:split], places[split:]
+
+
 def constrain(x: jax.Array, logical_axes: tuple[str, ...]) -> jax.Array:
   """Asks the compiler to lay an activation out as `ACTIVATION_RULES` say.
 
@@ -224,7 +242,8 @@ def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
   return rows_of(mesh, batch_size, mesh.local_devices)
 
 
-def _is_axes(node: Any) -> bool:
+def is_axes(node: Any) -> bool:
+  """Whether a node of a tree of logical axes is a leaf."""
   return isinstance(node, tuple)
 
 
@@ -266,5 +285,5 @@ def named_shardings(mesh: Mesh, logical_axes: Any, params: Any) -> Any:
     return NamedSharding(mesh, PartitionSpec(*spec))
 
   return jax.tree_util.tree_map_with_path(
-    sharding, logical_axes, params, is_leaf=_is_axes
+    sharding, logical_axes, params, is_leaf=is_axes
   )

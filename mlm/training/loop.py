@@ -23,9 +23,12 @@ import numpy as np
 import tqdm
 from jax.experimental import multihost_utils
 
+from mlm.training import ledger, tensorboard
 from mlm.training import metrics as metrics_lib
+from mlm.training import progress as progress_lib
 from mlm.training.state import TrainState
 
+METRICS_FILE = "metrics.jsonl"
 TERMINATED = 128 + signal.SIGTERM  # what a shell reports of a killed process
 
 
@@ -51,8 +54,10 @@ def _termination() -> Iterator[Callable[[int], bool]]:
     signal.signal(signal.SIGTERM, previous)
 
 
-def _check_finite(window: Sequence[dict], last_step: int) -> None:
-  """Raises FloatingPointError at the first step whose loss or gradient is not.
+def _first_not_finite(
+  window: Sequence[dict], last_step: int
+) -> tuple[int, str] | None:
+  """The first step whose loss or gradient is not finite, and what of it.
 
   Args:
     window: host metrics of consecutive steps.
@@ -60,19 +65,35 @@ def _check_finite(window: Sequence[dict], last_step: int) -> None:
   """
   first_step = last_step - len(window) + 1
   for step, step_metrics in enumerate(window, start=first_step):
-    values = {
-      name: [float(x) for x in step_metrics[name]]
-      for name in ("loss", "grad_norm")
-    }
-    for name, (numerator, denominator) in values.items():
+    for name in ("loss", "grad_norm"):
+      numerator, denominator = (float(x) for x in step_metrics[name])
       if denominator == 0 or not math.isfinite(numerator / denominator):
-        raise FloatingPointError(
-          f"{name} of step {step} is not finite ({numerator} over a weight of "
-          f"{denominator}); nothing was saved since. If the weight is 0 the "
-          "batch has no token to learn from; else lower the learning rate, "
-          "lengthen the warm-up or clip harder, and start again: the run "
-          "resumes from its last checkpoint"
-        )
+        return step, f"{name} ({numerator} over a weight of {denominator})"
+  return None
+
+
+def _dump(
+  output: str | os.PathLike,
+  step: int,
+  window: Sequence[dict],
+  last_step: int,
+  batch: dict[str, np.ndarray],
+  language_codes: Sequence[str],
+) -> str:
+  """Keeps what a step that went wrong saw: its batch, and steps around it."""
+  folder = os.path.join(output, f"stopped_at_{step}")
+  os.makedirs(folder, exist_ok=True)
+  process = jax.process_index()
+  np.savez(os.path.join(folder, f"batch_{process}.npz"), **batch)
+  if process == 0:
+    path = os.path.join(folder, METRICS_FILE)
+    first_step = last_step - len(window) + 1
+    for number, step_metrics in enumerate(window, start=first_step):
+      summary = metrics_lib.summarize(
+        [step_metrics], language_codes=language_codes
+      )
+      metrics_lib.append(path, {"step": number, **summary})
+  return folder
 
 
 def train(
@@ -87,8 +108,9 @@ def train(
   checkpointer: Any,
   checkpoint_period: int,
   log_period: int,
-  metrics_path: str | os.PathLike,
+  output: str | os.PathLike,
   language_codes: Sequence[str],
+  describe: progress_lib.Describe,
 ) -> TrainState:
   """Trains from `state.step` to `num_steps`, logging and saving on the way.
 
@@ -110,10 +132,14 @@ def train(
     checkpoint_period: steps between checkpoints, a multiple of log_period;
       there is always one at the end.
     log_period: steps a line of metrics covers.
-    metrics_path: the file of lines: {"step", ...} where step counts from 0 and
-      is the last that the line covers, seconds is their duration and
-      data_seconds the part of it spent waiting for batches.
+    output: directory for metrics.jsonl, the same for TensorBoard, and
+      `mlm.training.ledger`. The lines are {"step", ...} where step counts from
+      0 and is the last that the line covers, seconds is their duration;
+      data_seconds, compile_seconds and checkpoint_seconds are the parts of it
+      spent waiting for batches, in the first call of the step, and blocked by
+      saving.
     language_codes: code of each position of the per-language metrics.
+    describe: of `mlm.training.progress`: what to add to a line.
 
   Returns:
     The state after num_steps steps.
@@ -121,7 +147,8 @@ def train(
   Raises:
     ValueError: if a period or num_steps does not fit.
     FloatingPointError: if a loss or gradient is not finite; found when its
-      window is logged, and before anything is saved after it.
+      window is logged, and before anything is saved after it. The batch and
+      the window's metrics by step are in output/stopped_at_<step>.
     SystemExit: after SIGTERM, once the state is saved.
   """
   if log_period < 1 or checkpoint_period < 1 or checkpoint_period % log_period:
@@ -136,41 +163,70 @@ def train(
       "raise num_steps or choose another output directory"
     )
   is_primary = jax.process_index() == 0
+  metrics_path = os.path.join(output, METRICS_FILE)
   if is_primary:
     metrics_lib.drop_from(metrics_path, start)
+    ledger.append(output, "ready", step=start)
+    write_tensorboard = tensorboard.make_writer(output, start)
 
   progress = tqdm.tqdm(
     total=num_steps, initial=start, unit="step", disable=not is_primary
   )
   since = time.perf_counter()
 
-  data_seconds = 0.0
+  spent = dict.fromkeys(ledger.PARTS, 0.0)
+  batches = {}  # by step, of the steps whose metrics have not been looked at
+
+  @contextlib.contextmanager
+  def timed(part: str) -> Iterator[None]:
+    began = time.perf_counter()
+    try:
+      yield
+    finally:
+      spent[part] += time.perf_counter() - began
 
   def next_batch(step: int) -> dict[str, jax.Array]:
-    nonlocal data_seconds
-    asked = time.perf_counter()
-    batch = batch_source(dataclasses.replace(state, step=np.int32(step)))
-    data_seconds += time.perf_counter() - asked
+    with timed("data"):
+      batch = batch_source(dataclasses.replace(state, step=np.int32(step)))
+    batches[step] = batch
     return place(batch)
 
   def log(window: Sequence[dict], last_step: int) -> None:
-    nonlocal since, data_seconds
+    nonlocal since
     window = jax.device_get(window)
-    _check_finite(window, last_step)
+    wrong = _first_not_finite(window, last_step)
+    if wrong is not None:
+      step, what = wrong
+      folder = _dump(
+        output, step, window, last_step, batches[step], language_codes
+      )
+      raise FloatingPointError(
+        f"{what} of step {step} is not finite; nothing was saved since, its "
+        f"batch is in {folder}. If the weight is 0 the batch has no token to "
+        "learn from; else lower the learning rate, lengthen the warm-up or clip "
+        "harder, and start again: the run resumes from its last checkpoint"
+      )
+    for step in [step for step in batches if step <= last_step]:
+      del batches[step]
     now = time.perf_counter()
     seconds, since = now - since, now
+    parts = {f"{part}_seconds": spent[part] for part in spent}
+    spent.update(dict.fromkeys(spent, 0.0))
     record = {
       "step": last_step,
       **metrics_lib.summarize(window, language_codes=language_codes),
       "seconds": seconds,
-      "data_seconds": data_seconds,
+      **parts,
     }
-    data_seconds = 0.0
+    record |= describe(record, len(window))
     if is_primary:
       metrics_lib.append(metrics_path, record)
+      write_tensorboard(record)
+      ledger.append(output, "window", step=last_step, seconds=seconds, **parts)
     shown = {"loss": f"{record['loss']:.3f}"}
-    if "tokens" in record:
-      shown["tokens/s"] = f"{record['tokens'] / seconds:,.0f}"
+    for name, short in (("tokens_per_second", "tokens/s"), ("mfu", "mfu")):
+      if name in record:
+        shown[short] = f"{record[name]:,.3g}"
     progress.set_postfix(shown, refresh=False)
     progress.update(len(window))
 
@@ -179,7 +235,8 @@ def train(
     try:
       for step in range(start, num_steps):
         batch = next_batch(step)
-        state, step_metrics = step_fn(state, frozen, batch, np.int32(seed))
+        with timed("compile") if step == start else contextlib.nullcontext():
+          state, step_metrics = step_fn(state, frozen, batch, np.int32(seed))
         window.append(step_metrics)
         if pending:
           log(*pending)
@@ -190,7 +247,8 @@ def train(
         if saves:
           log(window, step)
           window = []
-          checkpointer.save(done, state)
+          with timed("checkpoint"):
+            checkpointer.save(done, state)
         elif done % log_period == 0:
           window, pending = [], (window, step)
         if terminated and done < num_steps:
@@ -206,5 +264,10 @@ def train(
         )
       raise
     finally:
-      checkpointer.wait()
+      with timed("checkpoint"):
+        checkpointer.wait()
+      if is_primary:
+        ledger.append(output, "end", checkpoint_seconds=spent["checkpoint"])
+        found = ledger.summarize(ledger.read(output))
+        progress.write(ledger.format_summary(found))
   return state

@@ -3,6 +3,7 @@
 Letters: B rows, T tokens a row, D model width, V vocabulary.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.sharding import rules
+
+_TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 def _statistics(outputs: dict, batch: dict, backend: str):
@@ -33,12 +36,38 @@ def _statistics(outputs: dict, batch: dict, backend: str):
   )
 
 
+def check_label_smoothing(label_smoothing: float) -> None:
+  """Raises ValueError unless it is a probability below 1."""
+  if not 0 <= label_smoothing < 1:
+    raise ValueError(f"label_smoothing {label_smoothing} must be in [0, 1)")
+
+
+def _smoothed(statistics, label_smoothing: float, vocab_size: int):
+  """Cross-entropy with smoothed targets minus their entropy, as _statistics.
+
+  The target has 1 - e, each of the other V - 1 pieces e / (V - 1).
+  """
+  rest = label_smoothing / (vocab_size - 1)
+  target = statistics.target_logit
+  others = statistics.logit_sum - target
+  expected = (1 - label_smoothing) * target + rest * others
+  entropy = -(1 - label_smoothing) * math.log1p(-label_smoothing)
+  entropy -= label_smoothing * math.log(rest)
+  return statistics.logsumexp - expected - entropy
+
+
 def cross_entropy_loss(
-  apply: Callable, *, z_loss: float, backend: str, num_languages: int
+  apply: Callable,
+  *,
+  z_loss: float,
+  label_smoothing: float,
+  token_weights: Callable[[dict], jax.Array],
+  backend: str,
+  num_languages: int,
 ) -> Callable:
   """Builds the mean of -log p(target) + z_loss * logsumexp^2 over tokens.
 
-  The mean is over loss-weighted tokens: sum(w * loss) / sum(w), in float32.
+  The mean is over weighted tokens: sum(w * loss) / sum(w), in float32.
 
   Args:
     apply: (params, batch) -> {"hidden": [B, T, D], "unembedding": [D, V]}. If
@@ -46,25 +75,41 @@ def cross_entropy_loss(
       the metrics in "auxiliary" to those returned.
     z_loss: weight of the squared log-normalizer, which keeps logits small;
       1e-4 in the T5 and PaLM families, 0 for none.
+    label_smoothing: probability that the targets leave to all other pieces, in
+      [0, 1); their entropy is subtracted, so that a perfect prediction costs 0.
+    token_weights: of `mlm.training.loss_weights`: batch -> [B, T].
     backend: of the linear cross-entropy kernel.
     num_languages: length of the per-language metric vectors.
 
   Returns:
     loss_fn(params, frozen, batch, key) -> (loss, metrics). The metrics loss
-    and loss_by_language are without the added losses, in nats per token.
+    and loss_by_language are -log p(target) without what was added, in nats per
+    token, every token with a loss the same whatever its weight in the mean;
+    loss_weight is sum(w).
 
-  Source: z-loss as in Chowdhery et al. 2022 (PaLM), section 5.
+  Raises:
+    ValueError: if label_smoothing is out of range.
+
+  Source: z-loss as in Chowdhery et al. 2022 (PaLM), section 5; label smoothing
+    as in t5x's losses.py.
   """
+  check_label_smoothing(label_smoothing)
 
   def loss_fn(params, frozen, batch, key):
     del frozen, key
-    weights = batch["decoder_loss_weights"].astype(jnp.float32)
+    counted = batch["decoder_loss_weights"].astype(jnp.float32)
+    weights = token_weights(batch)
     outputs = apply(params, batch)
     statistics = _statistics(outputs, batch, backend)
-    losses = weights * (statistics.logsumexp - statistics.target_logit)
-    z_losses = weights * z_loss * statistics.logsumexp**2
-    num_tokens = weights.sum()
-    loss = (losses.sum() + z_losses.sum()) / num_tokens
+    losses = statistics.logsumexp - statistics.target_logit
+    trained = losses
+    if label_smoothing:
+      vocab_size = outputs["unembedding"].shape[1]
+      trained = _smoothed(statistics, label_smoothing, vocab_size)
+    z_losses = z_loss * statistics.logsumexp**2
+    weight = weights.sum()
+    # Of no weight, such as a micro-batch of padding: 0, without a gradient.
+    loss = (weights * (trained + z_losses)).sum() / jnp.maximum(weight, _TINY)
     loss += outputs.get("auxiliary_loss", 0.0)
 
     def by_language(values):
@@ -74,12 +119,14 @@ def cross_entropy_loss(
         num_segments=num_languages,
       )
 
-    tokens_by_language = by_language(weights)
+    num_tokens = counted.sum()
+    tokens_by_language = by_language(counted)
     metrics = {
-      "loss": (losses.sum(), num_tokens),
-      "z_loss": (z_losses.sum(), num_tokens),
+      "loss": ((counted * losses).sum(), num_tokens),
+      "z_loss": ((counted * z_losses).sum(), num_tokens),
+      "loss_weight": (weight, None),
       "tokens": (num_tokens, None),
-      "loss_by_language": (by_language(losses), tokens_by_language),
+      "loss_by_language": (by_language(counted * losses), tokens_by_language),
       "tokens_by_language": (tokens_by_language, None),
       **outputs.get("auxiliary", {}),
     }

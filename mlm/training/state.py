@@ -46,9 +46,9 @@ def state_shardings(
 ) -> TrainState:
   """Where each array of the state lives.
 
-  Params follow their logical axes. Whatever in the optimizer state is a tree
-  like params follows them leaf by leaf where the shapes agree (the moments of
-  Adam); all else, such as counts, is replicated.
+  Params follow their logical axes. What in the optimizer state has the path
+  and the shape of a param, at whatever depth, lives where that does (moments,
+  of all params or some); all else, such as counts, is replicated.
 
   Args:
     mesh: of `mlm.sharding.mesh.make_mesh`.
@@ -64,29 +64,24 @@ def state_shardings(
   params = abstract_state.params
   replicated = NamedSharding(mesh, PartitionSpec())
   of_params = rules.named_shardings(mesh, logical_axes, params)
-  structure = jax.tree.structure(params)
-
-  def is_like_params(node):
-    return jax.tree.structure(node) == structure
-
-  def of_node(node):
-    if not is_like_params(node):
-      return replicated
-    return jax.tree.map(
-      lambda x, param, sharding: (
-        sharding if x.shape == param.shape else replicated
-      ),
-      node,
-      params,
-      of_params,
+  params_at = {
+    path: (param.shape, sharding)
+    for (path, param), sharding in zip(
+      jax.tree.leaves_with_path(params), jax.tree.leaves(of_params)
     )
+  }
+
+  def of_leaf(path, leaf):
+    for start in range(len(path)):
+      shape, sharding = params_at.get(path[start:], (None, None))
+      if shape == leaf.shape:
+        return sharding
+    return replicated
 
   return TrainState(
     step=replicated,
     params=of_params,
-    opt_state=jax.tree.map(
-      of_node, abstract_state.opt_state, is_leaf=is_like_params
-    ),
+    opt_state=jax.tree.map_with_path(of_leaf, abstract_state.opt_state),
   )
 
 

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 from mlm import run
@@ -238,3 +240,72 @@ def test_objectives_of_a_small_mt5_resolve(overlays, objective, tmp_path):
   found = kwargs["objective"]
   assert found.settings["objective"] == objective
   assert found.extra_ids.stop == kwargs["model"].vocab_size == 4224
+
+
+OPTIMIZERS = ("adamw_skipping_spikes", "adafactor", "muon")
+
+
+@pytest.mark.parametrize(
+  "job, data", [("pretrain", "TOKENS"), ("finetune", "EXAMPLES")]
+)
+@pytest.mark.parametrize("overlay", OPTIMIZERS)
+def test_optimizer_and_schedule_overlays_resolve(job, data, overlay, tmp_path):
+  names = (data, "TOKENIZER", "INITIAL", "OUTPUT")
+  bindings = {**dict.fromkeys(names, str(tmp_path)), "DECAY_STEPS": "30"}
+  files = [
+    f"gin/experiments/quickstart/{job}.gin",
+    f"gin/optimizers/{overlay}.gin",
+    "gin/schedules/warmup_stable_decay.gin",
+  ]
+  _, kwargs, _ = run.resolve(job, files, bindings)
+  optimizer = kwargs["optimizer"]({"kernel": ("embed", "mlp")})
+  state = jax.eval_shape(optimizer.init, {"kernel": np.zeros((256, 128))})
+  sizes = {"adafactor": 256 + 128, "muon": 256 * 128}
+  found = sum(x.size for x in jax.tree.leaves(state) if x.ndim)
+  # Adam's two moments, and 128 norms; Muon's coefficients are three numbers.
+  expected = sizes.get(overlay, 2 * 256 * 128 + 128)
+  assert found - expected in (0, 3)
+  peak = optimizer.learning_rate(50)
+  steps = {"pretrain": 800, "finetune": 150}[job]
+  assert optimizer.learning_rate(steps - 31) == peak
+  assert optimizer.learning_rate(steps) == pytest.approx(0.1 * peak)
+
+
+def test_loss_overlay_and_weights_of_languages_resolve(tmp_path):
+  names = ("EXAMPLES", "TOKENIZER", "INITIAL", "OUTPUT")
+  bindings = dict.fromkeys(names, str(tmp_path))
+  files = [
+    "gin/experiments/quickstart/finetune.gin",
+    "gin/losses/per_sequence.gin",
+  ]
+  batch = {
+    "decoder_loss_weights": np.ones((1, 4), np.float32),
+    "decoder_segment_ids": np.array([[1, 1, 1, 2]]),
+    "decoder_language_ids": np.full((1, 4), registry.index("swh_Latn")),
+  }
+  _, kwargs, _ = run.resolve(
+    "finetune", files, {**bindings, "LANGUAGE_WEIGHTS": "{'swh_Latn': 3.0}"}
+  )
+  weights = kwargs["make_loss"].keywords["token_weights"](batch)
+  np.testing.assert_allclose(weights, [[1, 1, 1, 3]], rtol=1e-6)
+  with pytest.raises(run.UsageError, match="swa_Latn"):
+    run.resolve(
+      "finetune", files, {**bindings, "LANGUAGE_WEIGHTS": "{'swa_Latn': 3.0}"}
+    )
+  with pytest.raises(run.UsageError, match="label_smoothing 1.5"):
+    run.resolve("finetune", files, {**bindings, "LABEL_SMOOTHING": "1.5"})
+
+
+@pytest.mark.parametrize(
+  "dataset", ["hh_rlhf", "trl", "ultrafeedback", "oasst"]
+)
+def test_readers_of_preferences_resolve(dataset, tmp_path):
+  names = ("INPUTS", "SOURCE", "TOKENIZER", "OUTPUT")
+  files = [
+    "gin/jobs/convert_preferences.gin",
+    f"gin/data/preferences_{dataset}.gin",
+  ]
+  bindings = dict.fromkeys(names, str(tmp_path))
+  _, kwargs, _ = run.resolve("convert_preferences", files, bindings)
+  with pytest.raises(ValueError, match="turns|prompts|ties|tree"):
+    kwargs["reader"]({})

@@ -19,7 +19,7 @@ from mlm.checkpoints import t5x
 from mlm.models import encdec
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
-from mlm.training import losses, optimizers
+from mlm.training import adafactor, loss_weights, losses, schedules
 
 # What t5x computed; see benchmarks/t5x_parity.py.
 GOLDEN = json.loads(
@@ -155,17 +155,21 @@ def test_logits_and_losses_of_eight_adafactor_steps_are_those_of_t5x(case):
       rtol=0,
     )
   loss_fn = losses.cross_entropy_loss(
-    model.apply, z_loss=1e-4, backend="reference", num_languages=1
+    model.apply,
+    z_loss=1e-4,
+    label_smoothing=0.0,
+    token_weights=loss_weights.per_token,
+    backend="reference",
+    num_languages=1,
   )
   batch["decoder_language_ids"] = np.zeros_like(batch["decoder_segment_ids"])
-  optimizer = optimizers.adafactor(
-    learning_rate=optimizers.inverse_square_root(base=1.0, warmup_steps=10000),
+  optimizer = adafactor.adafactor(
+    learning_rate=schedules.inverse_square_root(base=1.0, warmup_steps=10000),
     decay_exponent=0.8,
     clipping_threshold=1.0,
     # What t5x scans, it factors whatever its size.
     min_dim_size_to_factor=1 if parity.CASES[case][1] else 128,
-    logical_axes=model.logical_axes(),
-  )
+  )(model.logical_axes())
 
   @jax.jit
   def step(params, state):

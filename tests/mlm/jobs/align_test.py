@@ -12,7 +12,7 @@ from mlm.alignment import calibration, dpo
 from mlm.checkpoints import manager
 from mlm.instructions import records
 from mlm.jobs import align_dpo, align_rloo, models, train_reward_model
-from mlm.training import optimizers
+from mlm.training import optimizers, schedules
 
 SCRIPT = pathlib.Path(__file__).with_name("small_pretrain.py")
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -77,7 +77,7 @@ def _align(folder, name, num_steps):
       sft_weight=0.0,
     ),
     optimizer=optimizers.adamw(
-      learning_rate=optimizers.constant_with_warmup(peak=1e-2, warmup_steps=1),
+      learning_rate=schedules.constant_with_warmup(peak=1e-2, warmup_steps=1),
       beta1=0.9,
       beta2=0.95,
       epsilon=1e-8,

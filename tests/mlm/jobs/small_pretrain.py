@@ -70,9 +70,10 @@ def pretrain(
   folder, output, *, phases, mesh_shape, initial=None, adapters=None
 ):
   from mlm.data import objectives
+  from mlm.jobs import cross_entropy
   from mlm.jobs import pretrain as job
   from mlm.models import decoder
-  from mlm.training import optimizers
+  from mlm.training import loss_weights, optimizers, schedules
 
   os.makedirs(output, exist_ok=True)
   job.pretrain(
@@ -104,7 +105,7 @@ def pretrain(
     ),
     adapters=adapters,
     optimizer=optimizers.adamw(
-      learning_rate=optimizers.warmup_cosine(
+      learning_rate=schedules.warmup_cosine(
         peak=1e-2, warmup_steps=1, num_steps=NUM_STEPS, final_fraction=0.1
       ),
       beta1=0.9,
@@ -118,7 +119,13 @@ def pretrain(
     objective=objectives.causal(length=LENGTH),
     num_steps=NUM_STEPS,
     phases=phases,
-    z_loss=1e-4,
+    make_loss=cross_entropy.cross_entropy(
+      z_loss=1e-4,
+      label_smoothing=0.0,
+      token_weights=loss_weights.per_token,
+      language_weights=None,
+    ),
+    num_microbatches=1,
     seed=3,
     checkpoint_period=2,
     log_period=1,

@@ -14,7 +14,7 @@ from mlm.models import adapters, decoder, moe
 from mlm.models import backends as backends_lib
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
-from mlm.training import losses, optimizers
+from mlm.training import loss_weights, losses, optimizers, schedules
 from mlm.training import state as train_state
 from mlm.training import step as train_step
 from tests import tiny_models
@@ -316,6 +316,8 @@ def _loss_fn(model):
     functools.partial(
       losses.cross_entropy_loss,
       z_loss=0.0,
+      label_smoothing=0.0,
+      token_weights=loss_weights.per_token,
       backend="chunked",
       num_languages=109,
     ),
@@ -329,13 +331,13 @@ def test_training_moves_adapters_and_leaves_the_frozen_base(fresh):
   model = decoder.build(CONFIG, adapters=ALL)
   base = fresh["base"]
   optimizer = optimizers.adamw(
-    learning_rate=optimizers.constant_with_warmup(peak=0.01, warmup_steps=1),
+    learning_rate=schedules.constant_with_warmup(peak=0.01, warmup_steps=1),
     beta1=0.9,
     beta2=0.95,
     epsilon=1e-8,
     weight_decay=0.0,
     max_grad_norm=1.0,
-  )
+  )(None)
   mesh = Mesh(
     np.reshape(jax.devices()[:1], (1,) * len(mesh_lib.AXES)), mesh_lib.AXES
   )
@@ -351,6 +353,7 @@ def test_training_moves_adapters_and_leaves_the_frozen_base(fresh):
   update = train_step.make_train_step(
     loss_fn=_loss_fn(model),
     optimizer=optimizer,
+    num_microbatches=1,
     mesh=mesh,
     state_shardings=shardings,
   )

@@ -14,7 +14,7 @@ from mlm.models import backends as backends_lib
 from mlm.models import encdec
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
-from mlm.training import losses
+from mlm.training import loss_weights, losses
 from tests import tiny_models
 
 CONFIG = dataclasses.replace(tiny_models.ENCODER_DECODER, num_decoder_layers=3)
@@ -225,7 +225,12 @@ def test_the_loss_of_every_model_trains_it(mt5):
     "decoder_language_ids": np.zeros_like(targets),
   }
   loss_fn = losses.cross_entropy_loss(
-    model.apply, z_loss=0.0, backend="chunked", num_languages=1
+    model.apply,
+    z_loss=0.0,
+    label_smoothing=0.0,
+    token_weights=loss_weights.per_token,
+    backend="chunked",
+    num_languages=1,
   )
 
   @jax.jit

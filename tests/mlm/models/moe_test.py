@@ -13,7 +13,7 @@ from kernels.grouped_matmul import megablox_tpu
 from mlm.models import decoder, moe
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
-from mlm.training import losses
+from mlm.training import loss_weights, losses
 from tests import tiny_models
 
 MOE = moe.MoEConfig(
@@ -310,7 +310,12 @@ def test_loss_and_gradients_on_a_mesh_equal_those_on_one_device(
     "decoder_language_ids": np.zeros_like(tokens),
   }
   loss_fn = losses.cross_entropy_loss(
-    model.apply, z_loss=0.0, backend="chunked", num_languages=2
+    model.apply,
+    z_loss=0.0,
+    label_smoothing=0.0,
+    token_weights=loss_weights.per_token,
+    backend="chunked",
+    num_languages=2,
   )
   step = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
   (want, metrics), want_gradients = step(params, None, batch, None)

@@ -18,7 +18,7 @@ from mlm.languages import registry
 from mlm.models import backends, decoder, encdec, families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
-from mlm.training import losses, optimizers
+from mlm.training import loss_weights, losses, optimizers, schedules
 from mlm.training import state as train_state
 from mlm.training import step as train_step
 
@@ -53,23 +53,26 @@ def _needs(config, *, chosen, head, mesh, batch_size, lengths):
   """Of one update with AdamW on a device of the mesh."""
   model = families.build(config, backends=chosen)
   optimizer = optimizers.adamw(
-    learning_rate=optimizers.constant_with_warmup(peak=1e-4, warmup_steps=10),
+    learning_rate=schedules.constant_with_warmup(peak=1e-4, warmup_steps=10),
     beta1=0.9,
     beta2=0.95,
     epsilon=1e-8,
     weight_decay=0.1,
     max_grad_norm=1.0,
-  )
+  )(None)
   abstract = train_state.abstract(init=model.init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, model.logical_axes(), abstract)
   step = train_step.make_train_step(
     loss_fn=losses.cross_entropy_loss(
       model.apply,
       z_loss=1e-4,
+      label_smoothing=0.0,
+      token_weights=loss_weights.per_token,
       backend=head,
       num_languages=registry.NUM_LANGUAGES,
     ),
     optimizer=optimizer,
+    num_microbatches=1,
     mesh=mesh,
     state_shardings=shardings,
   )

@@ -10,8 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from mlm.checkpoints import manager
-from mlm.training import loop, metrics
+from mlm.training import ledger, loop, metrics, progress
 
 SCRIPT = pathlib.Path(__file__).with_name("run_to_kill.py")
 ROOT = pathlib.Path(__file__).parents[3]
@@ -35,7 +34,8 @@ def _lines(output):
   """Metric lines without their durations, which differ from run to run."""
   records = metrics.read(output / "metrics.jsonl")
   for record in records:
-    assert record.pop("data_seconds") < record.pop("seconds")
+    parts = [record.pop(f"{part}_seconds") for part in ledger.PARTS]
+    assert 0 <= sum(parts) < record.pop("seconds")
   return records
 
 
@@ -55,6 +55,7 @@ def test_lines_cover_every_step_once_and_hold_what_the_contract_says(
     "step",
     "loss",
     "z_loss",
+    "loss_weight",
     "tokens",
     "loss_by_language",
     "tokens_by_language",
@@ -181,6 +182,19 @@ def test_loss_that_is_not_finite_stops_the_run_unsaved(tmp_path, bad_step):
     )
   assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["4"]
   assert [line["step"] for line in _lines(tmp_path)][-1] < bad_step
+  folder = tmp_path / f"stopped_at_{bad_step}"
+  with np.load(folder / "batch_0.npz") as kept:
+    expected = job._tiny()._batch(bad_step)
+    for name, array in expected.items():
+      np.testing.assert_array_equal(kept[name], array)
+  by_step = metrics.read(folder / "metrics.jsonl")
+  assert [line["step"] for line in by_step] == [
+    bad_step // 2 * 2,
+    bad_step // 2 * 2 + 1,
+  ]
+  losses = {line["step"]: line["loss"] for line in by_step}
+  assert losses[bad_step] is None
+  assert losses.get(bad_step - 1, 1) is not None
 
 
 def test_batch_that_does_not_divide_the_mesh_reaches_the_user(tmp_path):
@@ -236,9 +250,26 @@ def test_source_sees_the_current_params_and_a_host_step(tmp_path):
     checkpointer=recorder,
     checkpoint_period=10,
     log_period=1,
-    metrics_path=tmp_path / "metrics.jsonl",
+    output=tmp_path,
     language_codes=(),
+    describe=progress.nothing,
   )
   assert seen == [(0, 0), (1, 1), (2, 3), (3, 7)]
   assert recorder.saved == 4
   assert [line["loss"] for line in _lines(tmp_path)] == [1, 3, 7, 15]
+
+
+def test_ledger_follows_a_run_that_was_killed(tmp_path):
+  _killed(tmp_path, 7)
+  job.train(tmp_path)
+  events = ledger.read(tmp_path)
+  first, second = [e["step"] for e in events if e["event"] == "ready"]
+  assert first == 0 and second in (0, 4)  # the save may not have ended
+  windows = [e["step"] for e in events if e["event"] == "window"]
+  assert windows[:3] == [1, 3, 5]
+  again = [step for step in (1, 3, 5, 7, 9, 10) if step >= second]
+  assert windows[-len(again) :] == again
+  found = ledger.summarize(events)
+  parts = {k: v for k, v in found.items() if k not in ("total", "goodput")}
+  assert found["total"] == pytest.approx(sum(parts.values()))
+  assert found["lost"] > 0

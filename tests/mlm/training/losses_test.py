@@ -1,17 +1,25 @@
 import jax
 import numpy as np
+import optax
 import pytest
 import scipy.special
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.training import losses
+from mlm.training import loss_weights, losses
 
 BACKEND = linear_cross_entropy.default_backend()
 
 
-def _loss_fn(model, z_loss):
+def _loss_fn(
+  model, z_loss, label_smoothing=0.0, token_weights=loss_weights.per_token
+):
   return losses.cross_entropy_loss(
-    model.apply, z_loss=z_loss, backend=BACKEND, num_languages=5
+    model.apply,
+    z_loss=z_loss,
+    label_smoothing=label_smoothing,
+    token_weights=token_weights,
+    backend=BACKEND,
+    num_languages=5,
   )
 
 
@@ -119,3 +127,96 @@ def test_logprobs_agree_with_numpy(tiny_model, make_batch, params):
   np.testing.assert_allclose(
     sums, (expected * batch["decoder_loss_weights"]).sum(1), rtol=1e-5
   )
+
+
+def test_smoothed_loss_is_the_cross_entropy_with_smoothed_targets_by_optax(
+  tiny_model, make_batch, params
+):
+  batch, e = make_batch(5), 0.1
+  loss, metrics = _loss_fn(tiny_model, 0.0, e)(params, None, batch, None)
+  outputs = tiny_model.apply(params, batch)
+  logits = outputs["hidden"] @ outputs["unembedding"]
+  num_pieces = logits.shape[-1]
+  targets = jax.nn.one_hot(batch["decoder_target_tokens"], num_pieces)
+  # t5x: 1 - e for the target, e over the others, minus the targets' entropy.
+  smoothed = targets * (1 - e) + (1 - targets) * e / (num_pieces - 1)
+  losses_BT = optax.softmax_cross_entropy(logits, smoothed)
+  losses_BT += (smoothed * np.log(smoothed)).sum(-1)
+  weights = batch["decoder_loss_weights"]
+  expected = (losses_BT * weights).sum() / weights.sum()
+  assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+  # What is reported does not know of it.
+  plain, _ = _loss_fn(tiny_model, 0.0)(params, None, batch, None)
+  reported = metrics["loss"][0] / metrics["loss"][1]
+  assert float(reported) == pytest.approx(float(plain), rel=1e-6)
+  assert float(loss) != pytest.approx(float(plain), rel=1e-3)
+
+
+@pytest.mark.parametrize("label_smoothing", [-0.1, 1.0])
+def test_smoothing_out_of_range_is_an_error(tiny_model, label_smoothing):
+  with pytest.raises(ValueError, match="label_smoothing"):
+    _loss_fn(tiny_model, 0.0, label_smoothing)
+
+
+def _packed(batch):
+  """Two segments of unequal length and padding in every row."""
+  batch = {name: np.array(of) for name, of in batch.items()}
+  batch["decoder_segment_ids"][:] = [1, 1, 1, 1, 2, 0]
+  batch["decoder_loss_weights"][:, 4:] = [1, 0]
+  return batch
+
+
+def test_weights_by_sequence_make_the_mean_of_the_sequences_means(
+  tiny_model, make_batch, params
+):
+  batch = _packed(make_batch(6))
+  loss, metrics = _loss_fn(
+    tiny_model, 0.0, token_weights=loss_weights.per_sequence
+  )(params, None, batch, None)
+  _, logprobs = _numpy_statistics(tiny_model, params, batch)
+  means = []
+  for row, weights, segments in zip(
+    logprobs, batch["decoder_loss_weights"], batch["decoder_segment_ids"]
+  ):
+    for segment in (1, 2):
+      chosen = weights * (segments == segment)
+      means.append(-(row * chosen).sum() / chosen.sum())
+  assert float(loss) == pytest.approx(np.mean(means), rel=1e-5)
+  assert float(metrics["loss_weight"][0]) == pytest.approx(len(means), rel=1e-6)
+  assert float(metrics["loss"][1]) == batch["decoder_loss_weights"].sum()
+
+
+def test_sequence_without_a_target_has_no_weight(make_batch):
+  batch = _packed(make_batch(7))
+  batch["decoder_loss_weights"][0, :4] = 0
+  weights = np.asarray(loss_weights.per_sequence(batch))
+  np.testing.assert_array_equal(weights[0], [0, 0, 0, 0, 1, 0])
+
+
+def test_language_weights_multiply_numerator_and_denominator(
+  tiny_model, make_batch, params
+):
+  batch = make_batch(8)
+  factors = np.array([0.0, 1.0, 3.0, 1.0, 1.0])
+  loss, metrics = _loss_fn(
+    tiny_model,
+    0.0,
+    token_weights=loss_weights.times_language(loss_weights.per_token, factors),
+  )(params, None, batch, None)
+  weights = batch["decoder_loss_weights"]
+  weights = weights * factors[batch["decoder_language_ids"]]
+  _, logprobs = _numpy_statistics(tiny_model, params, batch)
+  expected = -(weights * logprobs).sum() / weights.sum()
+  assert float(loss) == pytest.approx(expected, rel=1e-5)
+  # A language of weight 0 is reported all the same.
+  assert float(metrics["loss_by_language"][0][0]) > 0
+
+
+def test_batch_without_weight_has_no_gradient(tiny_model, make_batch, params):
+  batch = make_batch(9)
+  batch["decoder_loss_weights"] = 0 * batch["decoder_loss_weights"]
+  grads, metrics = jax.grad(_loss_fn(tiny_model, 1e-2), has_aux=True)(
+    params, None, batch, None
+  )
+  assert all(not np.any(g) for g in jax.tree.leaves(grads))
+  assert float(metrics["loss"][1]) == 0

@@ -30,10 +30,8 @@ def _check(family, **sizes):
 @pytest.mark.parametrize(
   "family, sizes",
   [
-    ("decoder", {"sequence": 8}),
     ("decoder", {"fsdp": 2, "sequence": 2, "tensor": 2}),
     ("moe", {"expert": 2, "sequence": 2, "tensor": 2}),
-    ("encoder_decoder", {"fsdp": 2, "sequence": 2, "tensor": 2}),
   ],
   ids=str,
 )
@@ -47,7 +45,7 @@ _MESHES = [
   {"tensor": 8},
   {"sequence": 8},
   {"data": 2, "fsdp": 2, "tensor": 2},
-  {"data": 2, "sequence": 2, "tensor": 2},
+  {"fsdp": 2, "sequence": 2, "tensor": 2},
   {"fsdp": 4, "sequence": 2},
 ]
 _EXPERT_MESHES = [

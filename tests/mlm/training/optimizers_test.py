@@ -6,59 +6,17 @@ import numpy as np
 import optax
 import pytest
 
-from mlm.training import optimizers
+from mlm.training import optimizers, schedules
 
 SETTINGS = dict(
   beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1, max_grad_norm=1.0
 )
 
 
-def test_warmup_cosine_follows_the_formula_at_every_step():
-  rate = optimizers.warmup_cosine(
-    peak=0.4, warmup_steps=4, num_steps=20, final_fraction=0.1
-  )
-  for step in range(25):
-    if step < 4:
-      expected = 0.4 * (step + 1) / 4
-    else:
-      progress = min((step - 4) / 16, 1)
-      expected = 0.04 + 0.36 * (1 + math.cos(math.pi * progress)) / 2
-    assert float(rate(step)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_warmup_cosine_without_warmup_agrees_with_optax():
-  rate = optimizers.warmup_cosine(
-    peak=3e-3, warmup_steps=0, num_steps=50, final_fraction=0.05
-  )
-  expected = optax.cosine_decay_schedule(3e-3, decay_steps=50, alpha=0.05)
-  steps = np.arange(60)
-  np.testing.assert_allclose(rate(steps), expected(steps), rtol=1e-5)
-
-
-def test_constant_with_warmup_ramps_and_stays():
-  rate = optimizers.constant_with_warmup(peak=1e-2, warmup_steps=5)
-  expected = [0.002, 0.004, 0.006, 0.008, 0.01, 0.01, 0.01]
-  np.testing.assert_allclose(rate(np.arange(7)), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-  "values",
-  [
-    dict(peak=0.0, warmup_steps=1, num_steps=5, final_fraction=0.1),
-    dict(peak=1.0, warmup_steps=-1, num_steps=5, final_fraction=0.1),
-    dict(peak=1.0, warmup_steps=5, num_steps=5, final_fraction=0.1),
-    dict(peak=1.0, warmup_steps=1, num_steps=5, final_fraction=1.1),
-  ],
-)
-def test_schedule_out_of_range_is_an_error(values):
-  with pytest.raises(ValueError, match="must be"):
-    optimizers.warmup_cosine(**values)
-
-
 def test_adamw_follows_the_paper_over_steps():
   """Five steps against the algorithm written out in float64 numpy."""
-  rate = optimizers.constant_with_warmup(peak=1e-2, warmup_steps=3)
-  optimizer = optimizers.adamw(learning_rate=rate, **SETTINGS)
+  rate = schedules.constant_with_warmup(peak=1e-2, warmup_steps=3)
+  optimizer = optimizers.adamw(learning_rate=rate, **SETTINGS)(None)
   generator = np.random.default_rng(0)
   shapes = {"kernel": (3, 4), "scale": (2, 4), "bias": (4,)}
   params = {k: generator.normal(size=s) for k, s in shapes.items()}
@@ -117,124 +75,128 @@ def test_adamw_out_of_range_is_an_error(change):
     optimizers.adamw(learning_rate=lambda step: 1.0, **{**SETTINGS, **change})
 
 
-def test_inverse_square_root_is_flat_and_then_falls():
-  rate = optimizers.inverse_square_root(base=2.0, warmup_steps=4)
-  expected = [1.0, 1.0, 1.0, 1.0, 1.0, 2 / math.sqrt(5), 2 / math.sqrt(6)]
-  np.testing.assert_allclose(
-    [rate(step) for step in range(7)], expected, rtol=1e-6
-  )
-  with pytest.raises(ValueError, match="warmup_steps 0"):
-    optimizers.inverse_square_root(base=1.0, warmup_steps=0)
-
-
-ADAFACTOR = dict(
-  learning_rate=lambda step: 0.1 / (1 + step),
-  decay_exponent=0.8,
-  clipping_threshold=1.0,
-  min_dim_size_to_factor=4,
+MUON = dict(
+  learning_rate=lambda step: 0.5,
+  beta=0.9,
+  update_rms=0.2,
+  weight_decay=0.1,
+  beta1=0.9,
+  beta2=0.95,
+  epsilon=1e-8,
+  max_grad_norm=1e6,
 )
-AXES = {
+MUON_AXES = {
   "embedding": ("vocab", "embed"),
   "query": ("layers", "embed", "heads", "head_width"),
   "out": ("layers", "heads", "head_width", "embed"),
-  "expert": ("layers", "expert", "embed", "mlp"),
-  "narrow": ("embed", "mlp"),
-  "table": ("layers", "buckets", "heads"),
+  "expert": ("layers", "expert", "mlp", "embed"),
   "scale": ("layers", "embed"),
 }
-# Leaf -> how many axes are stacked, and the matrix or vector that is left.
-MATRICES = {
-  "embedding": (0, (9, 6)),
-  "query": (1, (6, 8)),
-  "out": (1, (8, 6)),
-  "expert": (2, (6, 5)),
-  "narrow": (0, (6, 3)),
-  "table": (1, (20,)),
-  "scale": (1, (6,)),
-}
 
 
-def _adafactor_of_matrix(param, grads, learning_rate):
-  """The paper's algorithm 4 or 5 over steps, in float64."""
-  R = C = V = 0
-  for step, g in enumerate(grads):
-    d = 1 - (step + 1) ** -0.8
-    g2 = g**2 + 1e-30
-    if param.ndim == 2 and min(param.shape) >= 4:
-      R, C = d * R + (1 - d) * g2.mean(1), d * C + (1 - d) * g2.mean(0)
-      u = g / np.sqrt(np.outer(R, C) / R.mean())
-    else:
-      V = d * V + (1 - d) * g2
-      u = g / np.sqrt(V)
-    u = u / max(1, np.sqrt((u**2).mean()))
-    scale = max(1e-3, np.sqrt((param**2).mean()))
-    param = param - learning_rate(step) * scale * u
-  return param
+def _orthogonalized(matrix):
+  """The quintic of Newton and Schulz on singular values, float64."""
+  u, s, v = np.linalg.svd(matrix, full_matrices=False)
+  s = s / np.linalg.norm(s)
+  for _ in range(5):
+    s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
+  return (u * s) @ v
 
 
-def test_adafactor_follows_the_paper_for_every_matrix_of_stacked_layers():
-  generator = np.random.default_rng(0)
+def test_muon_orthogonalizes_every_matrix_and_leaves_the_rest_to_adam():
+  generator = np.random.default_rng(3)
   shapes = {
     "embedding": (9, 6),
     "query": (2, 6, 2, 4),
     "out": (2, 2, 4, 6),
-    "expert": (2, 3, 6, 5),
-    "narrow": (6, 3),
-    "table": (2, 5, 4),
+    "expert": (2, 3, 5, 6),
     "scale": (2, 6),
   }
-  # Layers of different sizes, one of them below the least scale.
-  sizes = np.array([1e-5, 1.0, 30.0, 1e-4])
-  params = {
-    name: generator.normal(size=shape)
-    * sizes[: shape[0]].reshape(-1, *[1] * (len(shape) - 1))
-    if AXES[name][0] == "layers"
-    else generator.normal(size=shape)
-    for name, shape in shapes.items()
-  }
-  # From the second step on larger gradients, so that updates are clipped.
-  grads = [
-    {
-      name: generator.normal(size=shape) * 10.0**step
-      for name, shape in shapes.items()
-    }
-    for step in range(4)
-  ]
-  optimizer = optimizers.adafactor(**ADAFACTOR, logical_axes=AXES)
+  sides = {"query": (6, 8), "out": (8, 6), "expert": (5, 6)}
+
+  def draw():
+    return {k: generator.normal(size=s) for k, s in shapes.items()}
+
+  params, gradients = draw(), [draw(), draw()]
+  optimizer = optimizers.muon(**MUON)(MUON_AXES)
+  adam = optimizers.adamw(learning_rate=MUON["learning_rate"], **SETTINGS)(None)
   found = jax.tree.map(jnp.float32, params)
-  state = optimizer.init(found)
-  for of_step in grads:
-    updates, state = optimizer.update(
-      jax.tree.map(jnp.float32, of_step), state, found
-    )
+  by_adam = {k: found[k] for k in ("embedding", "scale")}
+  state, adam_state = optimizer.init(found), adam.init(by_adam)
+  momentum = {k: 0.0 for k in sides}
+  for step, grads in enumerate(gradients):
+    small = jax.tree.map(lambda g: jnp.float32(g) * 1e-3, grads)
+    updates, state = optimizer.update(small, state, found)
     found = optax.apply_updates(found, updates)
-  for name, (depth, one) in MATRICES.items():
-    stack = shapes[name][:depth]
-    want = np.reshape(
-      [
-        _adafactor_of_matrix(
-          params[name][place].reshape(one),
-          [of_step[name][place].reshape(one) for of_step in grads],
-          ADAFACTOR["learning_rate"],
-        )
-        for place in np.ndindex(*stack)
-      ],
-      shapes[name],
+    updates, adam_state = adam.update(
+      {k: small[k] for k in by_adam}, adam_state, by_adam
     )
-    np.testing.assert_allclose(found[name], want, rtol=2e-5, atol=1e-7)
+    by_adam = optax.apply_updates(by_adam, updates)
+    for name, side in sides.items():
+      g = grads[name].reshape(-1, *side)
+      momentum[name] = 0.9 * momentum[name] + 0.1 * g
+      # Nesterov's look ahead; the scale of what is orthogonalised is free.
+      ahead = 0.9 * momentum[name] / (1 - 0.9 ** (step + 2))
+      ahead = ahead + 0.1 * g / (1 - 0.9 ** (step + 1))
+      moved = np.array([_orthogonalized(matrix) for matrix in ahead])
+      moved = 0.2 * math.sqrt(max(side)) * moved.reshape(shapes[name])
+      params[name] = params[name] - 0.5 * (moved + 0.1 * params[name])
+  for name in sides:
+    np.testing.assert_allclose(found[name], params[name], rtol=1e-4, atol=1e-5)
+  for name in by_adam:
+    np.testing.assert_allclose(found[name], by_adam[name], rtol=1e-6)
 
 
-def test_adafactor_out_of_range_and_axes_of_another_model_are_errors():
-  with pytest.raises(ValueError, match="must be above 0"):
-    optimizers.adafactor(
-      **{**ADAFACTOR, "decay_exponent": 0}, logical_axes=AXES
+def test_muon_out_of_range_is_an_error():
+  with pytest.raises(ValueError, match="update_rms 0"):
+    optimizers.muon(**{**MUON, "update_rms": 0})
+  with pytest.raises(ValueError, match="beta 1"):
+    optimizers.muon(**{**MUON, "beta": 1})
+
+
+def _norms_of(values):
+  """Which steps of one param with such gradients are skipped; the params."""
+
+  def plain(axes):
+    return optimizers.Optimizer(*optax.sgd(1.0, momentum=0.5), lambda step: 1.0)
+
+  optimizer = optimizers.skipping_spikes(
+    optimizer=plain, window=8, num_deviations=3.0
+  )(None)
+  params = {"x": jnp.zeros(1)}
+  state, skipped, path = optimizer.init(params), [], []
+  for value in values:
+    updates, state = optimizer.update({"x": jnp.ones(1) * value}, state, params)
+    params = optax.apply_updates(params, updates)
+    skipped.append(float(optimizer.metrics(state)["skipped"][0]))
+    path.append(float(params["x"][0]))
+  return skipped, path
+
+
+def test_a_spike_moves_nothing_and_the_rest_is_as_if_it_had_not_been():
+  usual = [1.0, 1.2, 0.9, 1.1, 1.0, 0.8]
+  skipped, path = _norms_of([*usual, 9.0, 1.0])
+  assert skipped == [0] * 6 + [1, 0]
+  assert path[6] == path[5]
+  assert path[7] == _norms_of([*usual, 1.0])[1][6]
+
+
+def test_early_steps_and_a_lasting_new_level_are_not_skipped_for_ever():
+  assert _norms_of([1.0, 1.1, 50.0])[0] == [0, 0, 0]
+  skipped = _norms_of([1.0, 1.1] * 4 + [9.0] * 8)[0]
+  assert skipped[8] == 1
+  assert skipped[-4:] == [0] * 4
+
+
+def test_what_is_not_finite_is_not_hidden():
+  skipped, path = _norms_of([1.0] * 6 + [float("nan")])
+  assert skipped == [0] * 7
+  assert math.isnan(path[-1])
+
+
+@pytest.mark.parametrize("window, deviations", [(3, 6.0), (128, 0.0)])
+def test_limits_of_spikes_out_of_range_are_errors(window, deviations):
+  with pytest.raises(ValueError, match="must be"):
+    optimizers.skipping_spikes(
+      optimizer=None, window=window, num_deviations=deviations
     )
-  with pytest.raises(ValueError, match="1 or more"):
-    optimizers.adafactor(
-      **{**ADAFACTOR, "min_dim_size_to_factor": 0}, logical_axes=AXES
-    )
-  optimizer = optimizers.adafactor(
-    **ADAFACTOR, logical_axes={"a": ("embed", "mlp")}
-  )
-  with pytest.raises(ValueError, match="logical axes"):
-    optimizer.init({"a": jnp.ones((2, 6, 3))})

@@ -48,15 +48,14 @@ def undisturbed(tmp_path_factory):
   return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "family, mesh_shape",
   [
     ("decoder", {"data": 2, "fsdp": 2, "tensor": 2}),
-    pytest.param("decoder", {"sequence": 8}, marks=pytest.mark.slow),
-    pytest.param("moe", {"expert": 4, "tensor": 2}, marks=pytest.mark.slow),
-    pytest.param(
-      "encoder_decoder", {"fsdp": 4, "sequence": 2}, marks=pytest.mark.slow
-    ),
+    ("decoder", {"sequence": 8}),
+    ("moe", {"expert": 4, "tensor": 2}),
+    ("encoder_decoder", {"fsdp": 4, "sequence": 2}),
   ],
   ids=str,
 )

@@ -21,7 +21,14 @@ from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.checkpoints import manager
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import processes, rules
-from mlm.training import loop, losses, optimizers
+from mlm.training import (
+  loop,
+  loss_weights,
+  losses,
+  optimizers,
+  progress,
+  schedules,
+)
 from mlm.training import state as train_state
 from mlm.training import step as train_step
 
@@ -53,7 +60,7 @@ def train(
   devices = jax.devices()[: np.prod(sizes)]
   mesh = Mesh(np.reshape(devices, sizes), mesh_lib.AXES)
   optimizer = optimizers.adamw(
-    learning_rate=optimizers.warmup_cosine(
+    learning_rate=schedules.warmup_cosine(
       peak=1e-2, warmup_steps=3, num_steps=NUM_STEPS, final_fraction=0.1
     ),
     beta1=0.9,
@@ -61,10 +68,12 @@ def train(
     epsilon=1e-8,
     weight_decay=0.1,
     max_grad_norm=1.0,
-  )
+  )(None)
   cross_entropy = losses.cross_entropy_loss(
     tiny.TinyModel.apply,
     z_loss=1e-4,
+    label_smoothing=0.0,
+    token_weights=loss_weights.per_token,
     backend=linear_cross_entropy.default_backend(),
     num_languages=3,
   )
@@ -114,6 +123,7 @@ def train(
       step_fn=train_step.make_train_step(
         loss_fn=loss_fn,
         optimizer=optimizer,
+        num_microbatches=1,
         mesh=mesh,
         state_shardings=shardings,
       ),
@@ -123,8 +133,9 @@ def train(
       checkpointer=checkpointer,
       checkpoint_period=checkpoint_period,
       log_period=2,
-      metrics_path=pathlib.Path(output) / "metrics.jsonl",
+      output=output,
       language_codes=("swh_Latn", "hin_Deva", "zho_Hani"),
+      describe=progress.nothing,
     )
   finally:
     checkpointer.close()

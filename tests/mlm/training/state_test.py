@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import math
 
 import jax
@@ -10,18 +11,18 @@ from jax.sharding import PartitionSpec
 
 from mlm.models import decoder, moe
 from mlm.sharding import mesh as mesh_lib
-from mlm.training import optimizers
+from mlm.training import optimizers, schedules
 from mlm.training import state as train_state
 from tests import tiny_models
 
 OPTIMIZER = optimizers.adamw(
-  learning_rate=optimizers.constant_with_warmup(peak=1e-2, warmup_steps=2),
+  learning_rate=schedules.constant_with_warmup(peak=1e-2, warmup_steps=2),
   beta1=0.9,
   beta2=0.95,
   epsilon=1e-8,
   weight_decay=0.1,
   max_grad_norm=1.0,
-)
+)(None)
 
 
 @pytest.fixture
@@ -155,6 +156,13 @@ def _bytes_of_a_device(config, *, fsdp=1, tensor=1, expert=1, **others):
   return 4 * (3 * num_params + 3)
 
 
+@functools.cache
+def _abstract_of(config):
+  model = decoder.build(config)
+  abstract = train_state.abstract(init=model.init, optimizer=OPTIMIZER)
+  return abstract, model.logical_axes()
+
+
 @pytest.mark.parametrize("config", [tiny_models.DECODER, MIXTURE])
 @pytest.mark.parametrize(
   "sizes",
@@ -176,9 +184,8 @@ def test_a_device_holds_the_bytes_that_the_arithmetic_says(config, sizes):
     sizes = {"fsdp" if k == "expert" else k: v for k, v in sizes.items()}
     sizes["data"] = 8 // math.prod(v for k, v in sizes.items() if k != "data")
   mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 1, "tensor": 1, **sizes})
-  model = decoder.build(config)
-  abstract = train_state.abstract(init=model.init, optimizer=OPTIMIZER)
-  shardings = train_state.state_shardings(mesh, model.logical_axes(), abstract)
+  abstract, axes = _abstract_of(config)
+  shardings = train_state.state_shardings(mesh, axes, abstract)
   found = jax.tree.map(
     lambda x, sharding: (
       math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize
@@ -204,3 +211,40 @@ def test_a_state_has_the_bytes_of_its_shardings_on_every_device():
   for of_device in zip(*shards):
     held = sum(shard.data.nbytes for shard in of_device)
     assert held == _bytes_of_a_device(MIXTURE, **sizes)
+
+
+def test_moments_of_muon_and_of_what_wraps_it_live_with_their_params(
+  tiny_model, mesh
+):
+  optimizer = optimizers.skipping_spikes(
+    optimizer=optimizers.muon(
+      learning_rate=schedules.constant_with_warmup(peak=1e-2, warmup_steps=2),
+      beta=0.95,
+      update_rms=0.2,
+      beta1=0.9,
+      beta2=0.95,
+      epsilon=1e-8,
+      weight_decay=0.1,
+      max_grad_norm=1.0,
+    ),
+    window=4,
+    num_deviations=6.0,
+  )
+  axes = {"embedding": ("embed", "mlp"), **tiny_model.logical_axes()}
+  axes["head"] = {"kernel": ("embed", "mlp")}  # a matrix of Muon's
+  made = optimizer(axes)
+  abstract = train_state.abstract(init=tiny_model.init, optimizer=made)
+  shardings = train_state.state_shardings(mesh, axes, abstract)
+  moments = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): sharding.spec
+    for path, sharding in jax.tree.leaves_with_path(shardings.opt_state)
+    if sharding.spec != PartitionSpec()
+  }
+  found = sorted((path.split("/")[-1], spec) for path, spec in moments.items())
+  assert found == [
+    ("embedding", PartitionSpec("tensor", "fsdp")),  # Adam's two
+    ("embedding", PartitionSpec("tensor", "fsdp")),
+    ("kernel", PartitionSpec("fsdp", "tensor")),  # Muon's one
+    ("scale", PartitionSpec("fsdp")),
+    ("scale", PartitionSpec("fsdp")),
+  ]

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.models import decoder
 from mlm.sharding import mesh as mesh_lib
-from mlm.training import losses, optimizers
+from mlm.training import loss_weights, losses, optimizers, schedules
 from mlm.training import state as train_state
 from mlm.training import step as train_step
 from tests import tiny_models
@@ -29,7 +29,7 @@ def _mesh(shape):
 
 def _optimizer(max_grad_norm=1.0):
   return optimizers.adamw(
-    learning_rate=optimizers.warmup_cosine(
+    learning_rate=schedules.warmup_cosine(
       peak=1e-2, warmup_steps=2, num_steps=10, final_fraction=0.1
     ),
     beta1=0.9,
@@ -37,10 +37,10 @@ def _optimizer(max_grad_norm=1.0):
     epsilon=1e-8,
     weight_decay=0.1,
     max_grad_norm=max_grad_norm,
-  )
+  )(None)
 
 
-def _start(model, params, mesh_shape, loss_fn, optimizer):
+def _start(model, params, mesh_shape, loss_fn, optimizer, num_microbatches=1):
   """Initial state, step function and placement on a mesh."""
   mesh = _mesh(mesh_shape)
   abstract = train_state.abstract(init=model.init, optimizer=optimizer)
@@ -49,7 +49,11 @@ def _start(model, params, mesh_shape, loss_fn, optimizer):
     params=params, optimizer=optimizer, shardings=shardings
   )
   step_fn = train_step.make_train_step(
-    loss_fn=loss_fn, optimizer=optimizer, mesh=mesh, state_shardings=shardings
+    loss_fn=loss_fn,
+    optimizer=optimizer,
+    num_microbatches=num_microbatches,
+    mesh=mesh,
+    state_shardings=shardings,
   )
   return state, step_fn, train_step.make_place(mesh)
 
@@ -61,7 +65,12 @@ def params(tiny_model):
 
 def _cross_entropy(model):
   return losses.cross_entropy_loss(
-    model.apply, z_loss=1e-3, backend=BACKEND, num_languages=3
+    model.apply,
+    z_loss=1e-3,
+    label_smoothing=0.0,
+    token_weights=loss_weights.per_token,
+    backend=BACKEND,
+    num_languages=3,
   )
 
 
@@ -195,9 +204,14 @@ def _decoder():
   )
 
 
-def _train(model, params, mesh_shape, batches):
+def _train(model, params, mesh_shape, batches, num_microbatches=1):
   state, step_fn, place = _start(
-    model, params, mesh_shape, _cross_entropy(model), _optimizer()
+    model,
+    params,
+    mesh_shape,
+    _cross_entropy(model),
+    _optimizer(),
+    num_microbatches,
   )
   losses_of_steps = []
   for batch in batches:
@@ -244,3 +258,70 @@ def test_sharded_training_is_the_unsharded_one(unsharded_decoder, mesh_shape):
     expected_params
   )
   assert expected_losses[-1] < expected_losses[0]
+
+
+@pytest.mark.parametrize(
+  "mesh_shape, num_microbatches", [((1, 1, 1), 4), ((2, 2, 2), 2)], ids=str
+)
+def test_microbatches_add_up_to_the_whole_batch(
+  unsharded_decoder, mesh_shape, num_microbatches
+):
+  """Rows of unequal weight, one part of padding only; as sharded above."""
+  model, params, batches, _ = unsharded_decoder
+  batches = [dict(batch) for batch in batches]
+  for batch in batches:
+    weights = batch["decoder_loss_weights"].copy()
+    weights[::num_microbatches] = 0
+    weights[1, :5] = 0
+    batch["decoder_loss_weights"] = weights
+  whole, expected_params = _train(model, params, ONE_DEVICE, batches)
+  found, found_params = _train(
+    model, params, mesh_shape, batches, num_microbatches
+  )
+  np.testing.assert_allclose(found, whole, rtol=1e-5)
+  difference = jax.tree.map(np.subtract, found_params, expected_params)
+  assert optax.global_norm(difference) < 1e-5 * optax.global_norm(
+    expected_params
+  )
+
+
+def test_microbatches_need_less_memory_for_activations(unsharded_decoder):
+  model, params, batches, _ = unsharded_decoder
+  wide = jax.tree.map(lambda x: np.tile(x, (8, 1)), batches[0])
+  temporaries = []
+  for num_microbatches in (1, 8):
+    state, step_fn, place = _start(
+      model,
+      params,
+      ONE_DEVICE,
+      _cross_entropy(model),
+      _optimizer(),
+      num_microbatches,
+    )
+    memory = step_fn.lower(state, None, place(wide), 0).compile()
+    temporaries.append(memory.memory_analysis().temp_size_in_bytes)
+  assert temporaries[1] < temporaries[0] / 3
+
+
+def test_microbatches_that_do_not_fit_are_errors(
+  unsharded_decoder, tiny_model, make_batch
+):
+  model, params, batches, _ = unsharded_decoder
+  with pytest.raises(ValueError, match="8 is not divisible by 3 micro-batches"):
+    _train(model, params, ONE_DEVICE, batches, 3)
+  with pytest.raises(ValueError, match="4 micro-batches x 4 shards"):
+    _train(model, params, (2, 2, 2), batches, 4)
+
+  def loss_fn(params, frozen, batch, key):
+    return params["embedding"].sum(), {"loss": (1.0, 1.0)}
+
+  state, step_fn, place = _start(
+    tiny_model,
+    tiny_model.init(jax.random.key(0)),
+    ONE_DEVICE,
+    loss_fn,
+    _optimizer(),
+    2,
+  )
+  with pytest.raises(ValueError, match="loss_weight"):
+    step_fn(state, None, place(make_batch(0)), 0)

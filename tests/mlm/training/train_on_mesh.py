@@ -19,7 +19,7 @@ from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.models import families, moe
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import processes, rules
-from mlm.training import losses, optimizers
+from mlm.training import loss_weights, losses, optimizers, schedules
 from mlm.training import state as train_state
 from mlm.training import step as train_step
 from tests import tiny_models
@@ -95,7 +95,7 @@ def train(family: str, mesh: Mesh) -> list[tuple[float, float]]:
   """Loss and norm of the gradient of each step."""
   model = families.build(FAMILIES[family])
   optimizer = optimizers.adamw(
-    learning_rate=optimizers.warmup_cosine(
+    learning_rate=schedules.warmup_cosine(
       peak=1e-2, warmup_steps=4, num_steps=NUM_STEPS, final_fraction=0.1
     ),
     beta1=0.9,
@@ -103,7 +103,7 @@ def train(family: str, mesh: Mesh) -> list[tuple[float, float]]:
     epsilon=1e-8,
     weight_decay=0.1,
     max_grad_norm=1.0,
-  )
+  )(None)
   abstract = train_state.abstract(init=model.init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, model.logical_axes(), abstract)
   state = train_state.create(
@@ -116,10 +116,13 @@ def train(family: str, mesh: Mesh) -> list[tuple[float, float]]:
     loss_fn=losses.cross_entropy_loss(
       model.apply,
       z_loss=1e-4,
+      label_smoothing=0.0,
+      token_weights=loss_weights.per_token,
       backend=linear_cross_entropy.default_backend(),
       num_languages=3,
     ),
     optimizer=optimizer,
+    num_microbatches=1,
     mesh=mesh,
     state_shardings=shardings,
   )
