@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.models import families, moe
+from mlm.models import backends, families, moe
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import processes, rules
 from mlm.training import loss_weights, losses, optimizers, schedules
@@ -58,6 +58,15 @@ FAMILIES = {
     tiny_models.ENCODER_DECODER, num_heads=8, head_dim=4, remat="full"
   ),
 }
+# With the kernels' own plain backends, each device on its part, as on a TPU.
+_WITH_KERNELS = backends.Backends("reference", "chunked", "ragged")
+KERNELS = {
+  "decoder_by_kernel": _WITH_KERNELS,
+  "encoder_decoder_by_kernel": _WITH_KERNELS,
+}
+FAMILIES |= {
+  name: FAMILIES[name.removesuffix("_by_kernel")] for name in KERNELS
+}
 
 
 def batch_of(step: int) -> dict[str, np.ndarray]:
@@ -93,7 +102,7 @@ def mesh_of(**sizes: int) -> Mesh:
 
 def train(family: str, mesh: Mesh) -> list[tuple[float, float]]:
   """Loss and norm of the gradient of each step."""
-  model = families.build(FAMILIES[family])
+  model = families.build(FAMILIES[family], backends=KERNELS.get(family))
   optimizer = optimizers.adamw(
     learning_rate=schedules.warmup_cosine(
       peak=1e-2, warmup_steps=4, num_steps=NUM_STEPS, final_fraction=0.1
