@@ -56,8 +56,13 @@ def make_data(folder):
       "tokenizer_sha256": sha256,
     }
     (directory / "train.json").write_text(json.dumps(index))
-    of_train = {"documents": index["examples"], "tokens": size, "bytes": size}
-    counts[code] = {"train": of_train}
+    counts[code] = {
+      "train": {
+        "documents": index["examples"],
+        "tokens": size,
+        "bytes": 2 * size,
+      }
+    }
   (tokenizer / "token_counts.json").write_text(json.dumps(counts))
 
 
