@@ -49,11 +49,10 @@ def _open_latest(
   directory: str | os.PathLike,
 ) -> tuple[ocp.CheckpointManager, int]:
   """A reader of a directory that must hold a checkpoint, and its last step."""
-  if epath.Path(directory).exists():
+  step = latest_step(directory)
+  if step is not None:
     manager = _open(directory, ocp.CheckpointManagerOptions(create=False))
-    if manager.latest_step() is not None:
-      return manager, manager.latest_step()
-    manager.close()
+    return manager, step
   raise FileNotFoundError(
     f"no checkpoint in {os.fspath(directory)}; run the job that writes it to "
     "its end, or correct the path"
@@ -250,11 +249,14 @@ class Checkpointer:
 
 
 def latest_step(directory: str | os.PathLike) -> int | None:
-  """Steps made at a directory's latest complete checkpoint; None without one."""
+  """Steps made at a directory's latest complete checkpoint; None without one.
+
+  A process looks by itself: where another has just made the directory, not all
+  see it, and a manager's opening waits for those that open it too.
+  """
   if not epath.Path(directory).exists():
     return None
-  with _open(directory, ocp.CheckpointManagerOptions(create=False)) as opened:
-    return opened.latest_step()
+  return max(ocp.utils.checkpoint_steps(directory), default=None)
 
 
 def read_metadata(directory: str | os.PathLike) -> dict[str, Any]:
