@@ -223,7 +223,7 @@ def _attend_fused(segments, backend, query, key, value):
     value,
     segments,
     backend=backend,
-    **rules.kernel_placement(key.shape[0], key.shape[2]),
+    **rules.kernel_placement(key.shape[0], key.shape[2], query.shape[1]),
   )
 
 

@@ -82,7 +82,9 @@ def train_step(
   )
   batch = {
     name: jax.ShapeDtypeStruct(
-      (batch_size, sequence_length), dtype, sharding=rules.batch_sharding(mesh)
+      (batch_size, sequence_length),
+      dtype,
+      sharding=rules.tokens_sharding(mesh, (batch_size, sequence_length)),
     )
     for name, dtype in _FEATURES.items()
   }
