@@ -373,9 +373,8 @@ def make_stages(
       placed = place({"prompts": prompts, "prompt_ids": prompt_ids})
       return draw(params, *placed.values(), seed, number).tokens
 
-    num_devices = len(jax.devices())
-    size = settings.rows_at_once // num_samples // num_devices * num_devices
-    size = max(size, num_devices)
+    size = settings.rows_at_once // num_samples // mesh.size * mesh.size
+    size = max(size, mesh.size)
     prompt_ids = np.arange(len(prompts), dtype=np.uint32)
     return in_batches(of_rows, size, prompts, prompt_ids)
 
