@@ -18,7 +18,8 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
 _BAR_INCHES = 0.2
 
 
-def _svg(figure) -> str:
+def svg(figure) -> str:
+  """The figure as SVG text; closes it."""
   buffer = io.StringIO()
   # The same figure gives the same bytes.
   with matplotlib.rc_context({"svg.hashsalt": "figure"}):
@@ -30,7 +31,8 @@ def _svg(figure) -> str:
   return text[text.index("<svg") :]
 
 
-def _by_language_axes(languages: Sequence[str], xlabel: str, title: str):
+def by_language_axes(languages: Sequence[str], xlabel: str, title: str):
+  """(figure, axes) with a row a language, the first on top."""
   height = 1.2 + _BAR_INCHES * len(languages)
   figure, axes = plt.subplots(figsize=(8, height))
   axes.set_yticks(range(len(languages)), languages, fontsize=7)
@@ -51,7 +53,7 @@ def pages_by_stage(funnel: Mapping, languages: Sequence[str]) -> str:
     sum(before),
     sum(list(funnel[c].values())[-1]["kept"] for c in languages),
   )
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     languages,
     "pages (log scale)",
     f"{left:,} of {total:,} pages with a language are kept",
@@ -67,7 +69,7 @@ def pages_by_stage(funnel: Mapping, languages: Sequence[str]) -> str:
   axes.set_xscale("log")
   axes.set_xlim(left=0.5)  # a page has a bar, none has none
   axes.legend(fontsize=7, loc="lower right")
-  return _svg(figure)
+  return svg(figure)
 
 
 def corpus_sizes(
@@ -80,7 +82,7 @@ def corpus_sizes(
 
   The figure of the mT5 paper (Xue et al. 2021, figure 1), turned.
   """
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     languages,
     "pages (log scale)",
     f"{sum(pages.values()):,} pages of {len(languages)} languages",
@@ -101,7 +103,7 @@ def corpus_sizes(
   other.set_xscale("log")
   other.set_xlabel(f"{unit} (log scale)")
   axes.legend([bars, points], ["pages", unit], fontsize=7, loc="lower right")
-  return _svg(figure)
+  return svg(figure)
 
 
 def waterfall(funnel: Mapping, languages: Sequence[str]) -> str:
@@ -109,7 +111,7 @@ def waterfall(funnel: Mapping, languages: Sequence[str]) -> str:
   stages = list(next(iter(funnel.values())))
   shown = [s for s in stages if any(f[s]["dropped"] for f in funnel.values())]
   colours = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(shown)))
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     languages, "% of the language's pages", "Each page is kept or has a reason"
   )
   y = range(len(languages))
@@ -134,7 +136,7 @@ def waterfall(funnel: Mapping, languages: Sequence[str]) -> str:
     left = left + share
   axes.set_xlim(0, 100)
   axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
-  return _svg(figure)
+  return svg(figure)
 
 
 def confusions(
@@ -172,14 +174,14 @@ def confusions(
   axes.set_xlabel("named")
   axes.set_ylabel("true")
   axes.set_title("Pages under a wrong language", fontsize=10, loc="left")
-  return _svg(figure)
+  return svg(figure)
 
 
 def mixture_rates(tokens: Mapping[str, int], rates: Mapping[str, float]) -> str:
   """Share of tokens in the corpus beside the share in the mixture."""
   languages = sorted(rates, key=lambda c: -tokens[c])
   total = sum(tokens[c] for c in languages)
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     languages,
     "share of tokens, % (log scale)",
     "Temperature sampling raises the small languages' share",
@@ -201,7 +203,7 @@ def mixture_rates(tokens: Mapping[str, int], rates: Mapping[str, float]) -> str:
   )
   axes.set_xscale("log")
   axes.legend(fontsize=7)
-  return _svg(figure)
+  return svg(figure)
 
 
 def loss_curves(metrics: Sequence[Mapping], languages: Sequence[str]) -> str:
@@ -236,7 +238,7 @@ def loss_curves(metrics: Sequence[Mapping], languages: Sequence[str]) -> str:
   axes.set_ylabel("loss, nats a token")
   axes.grid(alpha=0.3)
   axes.legend(fontsize=7)
-  return _svg(figure)
+  return svg(figure)
 
 
 def bits_per_byte(rows: Mapping[str, Mapping]) -> str:
@@ -245,7 +247,7 @@ def bits_per_byte(rows: Mapping[str, Mapping]) -> str:
   below = sum(
     rows[c]["bits_per_byte"] < rows[c]["unigram_entropy"] for c in languages
   )
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     languages,
     "bits per byte of held-out text",
     f"The model is below the unigram entropy in {below} of "
@@ -258,7 +260,7 @@ def bits_per_byte(rows: Mapping[str, Mapping]) -> str:
   axes.scatter(unigram, y, color=ORANGE, marker="|", label="unigram entropy")
   axes.scatter(model, y, color=BLUE, marker="o", s=14, label="model")
   axes.legend(fontsize=7)
-  return _svg(figure)
+  return svg(figure)
 
 
 def reward_and_kl(metrics: Sequence[Mapping]) -> str:
@@ -280,26 +282,7 @@ def reward_and_kl(metrics: Sequence[Mapping]) -> str:
   bottom.set_xlabel("RLOO step")
   for axes in (top, bottom):
     axes.grid(alpha=0.3)
-  return _svg(figure)
-
-
-def win_rates(win_rate: Mapping) -> str:
-  """Win minus loss of RLOO over SFT, by language, with intervals."""
-  rows = {"macro average": win_rate["overall"], **win_rate["by_language"]}
-  overall = win_rate["overall"]
-  figure, axes = _by_language_axes(
-    list(rows),
-    "win − loss against the fine-tuned model, percentage points",
-    f"RLOO over SFT: {overall['delta']:+.1f} points "
-    f"[{overall['low']:.1f}, {overall['high']:.1f}], judged by another "
-    "identifier than training's",
-  )
-  for y, row in enumerate(rows.values()):
-    colour = GREEN if row["low"] > 0 else ORANGE if row["high"] < 0 else GREY
-    axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.2)
-    axes.plot(row["delta"], y, marker="o", markersize=4, color=colour)
-  axes.axvline(0, color="black", linewidth=0.8)
-  return _svg(figure)
+  return svg(figure)
 
 
 def premiums(
@@ -310,7 +293,7 @@ def premiums(
     name: max(labels, key=values.__getitem__)
     for name, values in of_tokenizer.items()
   }
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     labels,
     "premium: tokens over English's on the same lines (log scale)",
     "; ".join(
@@ -332,7 +315,7 @@ def premiums(
   axes.axvline(1, color="black", linewidth=0.8)
   axes.set_xscale("log")
   axes.legend(fontsize=7)
-  return _svg(figure)
+  return svg(figure)
 
 
 def overlaps(divergences: np.ndarray, labels: Sequence[str]) -> str:
@@ -348,7 +331,7 @@ def overlaps(divergences: np.ndarray, labels: Sequence[str]) -> str:
     loc="left",
   )
   figure.colorbar(image, shrink=0.6)
-  return _svg(figure)
+  return svg(figure)
 
 
 def step_time(lines: Sequence[Mapping]) -> str:
@@ -382,7 +365,7 @@ def step_time(lines: Sequence[Mapping]) -> str:
     0, 3 * np.median(seconds)
   )  # a step that compiled runs out of it
   axes.legend(fontsize=7, loc="upper right")
-  return _svg(figure)
+  return svg(figure)
 
 
 def _first_steps(steps: np.ndarray) -> int:
@@ -415,7 +398,7 @@ def goodput(found: Mapping[str, float]) -> str:
   axes.legend(
     fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.6)
   )
-  return _svg(figure)
+  return svg(figure)
 
 
 def gradient_and_rate(lines: Sequence[Mapping]) -> str:
@@ -442,4 +425,4 @@ def gradient_and_rate(lines: Sequence[Mapping]) -> str:
     loc="left",
   )
   axes.grid(alpha=0.3)
-  return _svg(figure)
+  return svg(figure)

@@ -327,22 +327,20 @@ def _win_rate(rows, verdicts, known, samples_per_prompt, seed) -> dict:
     name: sum(of_model.values()).reshape(-1, samples_per_prompt)
     for name, of_model in verdicts.items()
   }
-  languages = np.array([r["language"] for r in rows])
-  by_language, clusters = {}, {}
-  for code in sorted(set(languages) & set(known)):
-    chosen = languages == code
-    by_language[code] = win_rate.outcomes(
-      totals["rloo"][chosen], totals["sft"][chosen], margin=0.01
-    )
-    clusters[code] = [r["source_url"] for r, c in zip(rows, chosen) if c]
+  shares = win_rate.outcomes(totals["rloo"], totals["sft"], margin=0.01)
+  judged = [i for i, r in enumerate(rows) if r["language"] in known]
   summary = win_rate.summarize(
-    by_language,
-    clusters,
+    shares[judged],
+    languages=[rows[i]["language"] for i in judged],
+    clusters=[rows[i]["source_url"] for i in judged],
+    seen=None,
     seed=seed,
     num_resamples=_RESAMPLES,
     confidence=_CONFIDENCE,
   )
-  summary["unjudged_languages"] = sorted(set(languages) - set(known))
+  summary["unjudged_languages"] = sorted(
+    {r["language"] for r in rows} - set(known)
+  )
   return summary
 
 
