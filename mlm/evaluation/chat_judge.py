@@ -97,7 +97,9 @@ class Endpoint(NamedTuple):
   max_tokens: int
 
 
-def _request(endpoint: Endpoint, body: dict[str, Any]) -> urllib.request.Request:
+def _request(
+  endpoint: Endpoint, body: dict[str, Any]
+) -> urllib.request.Request:
   headers = {"Content-Type": "application/json"}
   if endpoint.api_key_variable:
     key = os.environ.get(endpoint.api_key_variable)
@@ -205,7 +207,6 @@ def chat(
   *,
   answers: str,
   concurrency: int,
-
 ) -> judge_lib.Judge:
   """The judge that asks a chat model at temperature 0.
 

@@ -52,7 +52,7 @@ def summarize(
     confidence: of the intervals, such as 0.95.
 
   Returns:
-    {"win_rate": of `win_rate.summarize`, "length_controlled": of
+    {"confidence", "win_rate": of `win_rate.summarize`, "length_controlled": of
     `length_control.summarize`, "judging": {code: {"comparisons", "no_verdict",
     "inconsistent", "first", "second", "length_a", "length_b"}},
     "unjudged_languages": codes}. Of the verdicts of both orders, first and
@@ -81,6 +81,7 @@ def summarize(
   }
   of_judged = [languages[i] for i in judged]
   return {
+    "confidence": confidence,
     "win_rate": win_rate.summarize(
       shares,
       languages=[of_judged[i] for i in rows],

@@ -15,7 +15,7 @@ def _colour(row: Mapping) -> str:
 
 
 def told_interval(row: Mapping, digits: int = 1) -> str:
-  """"[low, high]", or what stands in its place for a single source prompt."""
+  """ "[low, high]", or what stands in its place for a single source prompt."""
   if row["low"] is None:
     return "[one source prompt]"
   return f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]"

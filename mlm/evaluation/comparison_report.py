@@ -109,8 +109,8 @@ def write_report(
   told = comparison_figures.told_interval
   text = (
     f"A is {a}, B is {b}. Judge: {judge}, asked in both orders; a win is one in "
-    "both. Intervals are 95 % bootstraps over source prompts, each in all its "
-    "languages. At equal length: a logistic regression on the difference of "
+    f"both. Intervals are {results['confidence']:.0%} bootstraps over source "
+    "prompts, each in all its languages. At equal length: a logistic regression on the difference of "
     f"lengths, whose slope is {slope['value']:.2f} {told(slope, 2)}."
   )
   if unjudged:

@@ -202,5 +202,8 @@ def summarize(
       name: of_languages(names)
       for name, names in win_rate.groupings(codes, seen).items()
     },
-    "slope": {"value": slope["delta"], **{k: slope[k] for k in ("low", "high")}},
+    "slope": {
+      "value": slope["delta"],
+      **{k: slope[k] for k in ("low", "high")},
+    },
   }

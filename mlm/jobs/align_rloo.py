@@ -15,12 +15,10 @@ from mlm.alignment import (
   calibration,
   estimators,
   generation,
-  reward_model,
   rewards,
   rloo,
   scoring,
 )
-from mlm.checkpoints import manager
 from mlm.data import prompts
 from mlm.decoding import rollouts
 from mlm.instructions import records as records_lib
@@ -29,7 +27,6 @@ from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load, special
-from mlm.training import state as train_state
 from mlm.training import step
 from mlm.training.optimizers import MakeOptimizer
 
@@ -45,6 +42,22 @@ def read_calibration(directory: str) -> dict:
     )
   with open(path, encoding="utf-8") as f:
     return json.load(f)
+
+
+def reward_model_identity(directory: str) -> dict:
+  """{"fingerprint", "seed"} of a reward model, from its calibration.
+
+  Raises:
+    ValueError: if the calibration was written before it held them.
+  """
+  found = read_calibration(directory)
+  names = ("fingerprint", "seed")
+  if missing := [name for name in names if name not in found]:
+    raise ValueError(
+      f"the calibration in {directory} has no {' and no '.join(missing)}; run "
+      "train_reward_model again: it measures without training again"
+    )
+  return {name: found[name] for name in names}
 
 
 def check_above_chance(
@@ -104,24 +117,19 @@ def open_score(
   mean, std = calibration.standardization(
     read_calibration(directory), languages, by_language=standardize_by_language
   )
-  abstract = jax.eval_shape(
-    lambda key: reward_model.init(model.init(key), config.d_model),
-    jax.random.key(0),
-  )
-  axes = {"decoder": model.logical_axes(), "score": ("embed",)}
-  params = manager.restore_params(
-    models.checkpoints_of(directory),
-    train_state.with_shardings(
-      abstract, rules.named_shardings(mesh, axes, abstract)
-    ),
+  params = models.open_reward_model(
+    directory,
+    model=model,
+    d_model=config.d_model,
+    mesh=mesh,
     metadata={"tokenizer_sha256": load.read_card(tokenizer)["model_sha256"]},
   )
   return scoring.make_score(
-    apply=model.apply,
-    reward_params=params,
+    raw_score=scoring.learned(
+      apply=model.apply, reward_params=params, place=step.make_place(mesh)
+    ),
     mean=mean,
     std=std,
-    place=step.make_place(mesh),
     processor=processor,
     identify=langid.identify,
   )
@@ -213,6 +221,7 @@ def align_rloo(
   ]
   languages = sorted({r["language"] for r in chosen})
   check_above_chance(reward_model_dir, languages, chance_gate=chance_gate)
+  identity = reward_model_identity(reward_model_dir)
   draw = prompts.record_drawer(
     chosen,
     batch_size=prompts_per_step,
@@ -294,6 +303,7 @@ def align_rloo(
     metadata={
       **models.metadata_of(config, sha256),
       "reward_weights": reward_weights,
+      "reward_model": identity,
       "standardize_by_language": standardize_by_language,
       "estimator": dataclasses.asdict(estimator),
       "samples_per_prompt": samples_per_prompt,

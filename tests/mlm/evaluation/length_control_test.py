@@ -97,7 +97,9 @@ def test_equal_lengths_leave_the_raw_rates_and_their_intervals():
   languages = rng.choice(CODES, 120)
   clusters = rng.integers(0, 50, 120)
   shares = np.stack([wins == 1, wins == 0, wins == 0.5], axis=1).astype(float)
-  controlled = _summary(wins, np.zeros(120), languages, clusters, seen=CODES[:2])
+  controlled = _summary(
+    wins, np.zeros(120), languages, clusters, seen=CODES[:2]
+  )
   raw = win_rate.summarize(
     shares,
     languages=languages,

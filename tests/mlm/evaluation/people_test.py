@@ -79,9 +79,7 @@ def test_verdicts_come_back_to_their_comparisons(tmp_path):
   _write(tmp_path / "verdicts.tsv", told)
   assert judge.in_both_orders(_judge(tmp_path), COMPARISONS) == two
   assert {judge.outcome(*pair) for pair in two} == {judge.A}
-  agreement = json.loads(
-    (tmp_path / "verdicts.tsv.agreement.json").read_text()
-  )
+  agreement = json.loads((tmp_path / "verdicts.tsv.agreement.json").read_text())
   # Ours is first in half: there all three agree, else one pair of three does.
   for row in agreement.values():
     assert (row["items"], row["annotators"]) == (6, 3)

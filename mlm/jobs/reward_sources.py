@@ -1,0 +1,70 @@
+"""Opening what can score responses: reward models, and policies after DPO."""
+
+from jax.sharding import Mesh
+
+from kernels.linear_cross_entropy import api as linear_cross_entropy
+from mlm.alignment import reference_cache, rloo, scoring
+from mlm.checkpoints import manager
+from mlm.jobs import models
+from mlm.models import decoder, families
+from mlm.training import step
+
+
+def open_raw_score(
+  directory: str,
+  *,
+  dpo_reference: str,
+  mesh: Mesh,
+  tokenizer_sha256: str,
+  prompt_length: int,
+) -> scoring.RawScore:
+  """The raw score of a reward model, or the implicit one of a DPO policy.
+
+  Args:
+    directory: output directory of train_reward_model or align_dpo.
+    dpo_reference: output directory that align_dpo began with; not read for a
+      reward model.
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+    tokenizer_sha256: of the tokenizer in use; must be the checkpoint's.
+    prompt_length: P of the rows that will be scored.
+
+  Raises:
+    ValueError: if a DPO policy's reference is not given, or is another model.
+  """
+  place = step.make_place(mesh)
+  found = manager.read_metadata(models.checkpoints_of(directory))
+  if "objective" not in found:
+    config = families.config_of(found["model"])
+    model = decoder.build(config)
+    params = models.open_reward_model(
+      directory,
+      model=model,
+      d_model=config.d_model,
+      mesh=mesh,
+      metadata={"tokenizer_sha256": tokenizer_sha256},
+    )
+    return scoring.learned(apply=model.apply, reward_params=params, place=place)
+  if not dpo_reference:
+    raise ValueError(
+      f"{directory} is a policy of align_dpo, whose reward is its log ratio to "
+      "the model that it began with; give that as DPO_REFERENCE"
+    )
+  (_, model, policy), (_, _, reference) = (
+    models.open_decoder(output, mesh=mesh, tokenizer_sha256=tokenizer_sha256)
+    for output in (directory, dpo_reference)
+  )
+  if reference_cache.fingerprint(reference) != found["reference"]:
+    raise ValueError(
+      f"{dpo_reference} is not the model that {directory} began with (another "
+      "fingerprint); correct DPO_REFERENCE"
+    )
+  return scoring.implicit(
+    logprob_pair=rloo.make_logprob_pair(
+      model.apply, backend=linear_cross_entropy.default_backend()
+    ),
+    policy=policy,
+    reference=reference,
+    beta=found["objective"]["beta"],
+    place=place,
+    prompt_length=prompt_length,
+  )
