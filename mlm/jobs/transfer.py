@@ -88,6 +88,7 @@ def transfer(
       "needs samples that differ, so a temperature above 0, and n of 1 or more"
     )
   rewards = _rewards_by_directory(grids, policies)
+  of_runs = list(_outcomes_of_runs(runs))
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(batch_size, mesh)
   sha256 = load.read_card(tokenizer)["model_sha256"]
@@ -195,7 +196,7 @@ def transfer(
     output, comparisons, verdicts, [c.id for c in comparisons], clusters
   )
   outcomes = [judge_lib.outcome(*pair) for pair in verdicts]
-  for cell, outcome, cluster in _outcomes_of_runs(runs):
+  for cell, outcome, cluster in of_runs:
     cells.append(cell)
     outcomes.append(outcome)
     clusters.append(cluster)

@@ -56,7 +56,13 @@ def make_data(folder):
       "tokenizer_sha256": sha256,
     }
     (directory / "train.json").write_text(json.dumps(index))
-    counts[code] = {"train": {"documents": index["examples"], "tokens": size}}
+    counts[code] = {
+      "train": {
+        "documents": index["examples"],
+        "tokens": size,
+        "bytes": 3 * size,
+      }
+    }
   (tokenizer / "token_counts.json").write_text(json.dumps(counts))
 
 
