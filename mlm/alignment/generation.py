@@ -121,5 +121,5 @@ def sample_responses(
       prompt_arrays(filled, processor=processor, prompt_length=prompt_length)
     )
     drawn = sample(params, arrays["prompts"], arrays["prompt_ids"], seed, 0)
-    responses.append(np.asarray(drawn)[: len(chunk)])
+    responses.append(np.asarray(drawn.tokens)[: len(chunk)])
   return np.concatenate(responses)

@@ -35,7 +35,7 @@ def on_policy_pairs(
 
 
 def text_rows(
-  texts: Sequence[tuple[str, str, bool]],
+  texts: Sequence[tuple[str | Sequence[str], str, bool]],
   *,
   processor: Any,
   prompt_length: int,
@@ -47,7 +47,7 @@ def text_rows(
   exceeds R is cut before EOS.
 
   Args:
-    texts: (prompt, response, whether the response ended) of each.
+    texts: (prompt, a text or turns, response, whether it ended) of each.
     processor: SentencePiece processor.
     prompt_length: P.
     response_length: R; of a response that did not end, R tokens without EOS.

@@ -21,6 +21,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -48,8 +49,8 @@ def rloo_loss(
   Returns:
     loss_fn(params, frozen, batch, key) -> (loss, metrics). The batch is a
     prompt–response batch with sampled_logprobs and reference_logprobs, float32
-    [N, T], advantages, reward, kl, length, ended and is_equal_group, float32
-    [N], language_ids int32 [N], and reward_<part> float32 [N] a part.
+    [N, T], advantages, reward, kl, length, ended, logprob_gap and
+    is_equal_group, float32 [N], language_ids int32 [N], and reward_<part> float32 [N] a part.
   """
 
   def loss_fn(params, frozen, batch, key):
@@ -70,7 +71,7 @@ def rloo_loss(
     values = {
       **{
         name: (batch[name], 1)
-        for name in ("reward", "kl", "length", "ended", *names)
+        for name in ("reward", "kl", "length", "ended", "logprob_gap", *names)
       },
       "kl_per_token": (batch["kl"], length),
       "equal_groups": (batch["is_equal_group"], 1),
@@ -86,23 +87,53 @@ def rloo_loss(
   return loss_fn
 
 
-def make_logprob_pair(apply: Callable, *, backend: str) -> Callable:
+def make_logprob_pair(
+  apply: Callable, reference_apply: Callable, *, backend: str
+) -> Callable:
   """Jitted (params, reference, batch) -> two float32 [N, T] of log-probs.
 
   Each is 0 outside of the response. Policy and reference go through the same
   forward as training, so the policy equal to the reference gives a difference
   of exactly 0.
+
+  Args:
+    apply: of the policy's params.
+    reference_apply: of the reference's, which are fewer where the policy is
+      adapters over it.
+    backend: of the linear cross-entropy kernel.
   """
 
   @mesh_lib.jit
   def logprob_pair(params, reference, batch):
     return tuple(
-      losses.token_logprobs(apply, p, batch, backend=backend)
+      losses.token_logprobs(of, p, batch, backend=backend)
       * batch["decoder_loss_weights"]
-      for p in (params, reference)
+      for of, p in ((apply, params), (reference_apply, reference))
     )
 
   return logprob_pair
+
+
+def logprob_gap(
+  sampled: np.ndarray,
+  generated: np.ndarray,
+  lengths: np.ndarray,
+) -> np.ndarray:
+  """Largest |difference| of a response's log-probabilities, float32 [N].
+
+  Decoding with a cache and the training forward round differently; more than
+  that means that the policy learns from samples of another distribution.
+
+  Args:
+    sampled: float32 [N, T] by the training forward; R targets from the end of
+      the prompt on.
+    generated: float32 [N, R] by the decoder.
+    lengths: int [N], tokens of the responses.
+  """
+  response_length = generated.shape[1]
+  by_training = sampled[:, sampled.shape[1] - response_length :]
+  is_real = np.arange(response_length) < lengths[:, None]
+  return np.max(np.abs(by_training - generated) * is_real, axis=1)
 
 
 def _rewards_before(path: str, step: int) -> list[float]:
@@ -120,11 +151,13 @@ def make_batch_source(
   to_batch: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
   place: Callable[[Any], Any],
   logprob_pair: Callable,
+  policy_of: Callable[[Any], Any],
   reference: Any,
   score: Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]],
   reward_of_parts: Callable[[dict[str, np.ndarray]], np.ndarray],
   estimator: estimators.Estimator,
   updates_per_rollout: int,
+  max_logprob_gap: float,
   history: str,
   seed: int,
   eos_id: int,
@@ -138,18 +171,22 @@ def make_batch_source(
     to_batch: (rows int32 [N, P + R], language ids int32 [N]) -> batch.
     place: puts a dict of host arrays on the mesh, first axis split.
     logprob_pair: of `make_logprob_pair`.
+    policy_of: the state's params -> what `sample` and `logprob_pair` take.
     reference: reference params, frozen.
     score: (rows, responses int32 [N, R], language ids [N]) -> parts [N] each.
     reward_of_parts: parts -> reward [N].
     estimator: of the gradient.
     updates_per_rollout: steps whose responses are sampled from one policy, that
       of the first of them; each response is learned from once.
+    max_logprob_gap: largest `logprob_gap` that a rollout may have.
     history: file of mean rewards by step, for a moving average.
     seed: of the sampling keys.
     eos_id: token that ends a response.
 
   Returns:
-    batch_source(state) -> batch as `rloo_loss` reads it.
+    batch_source(state) -> batch as `rloo_loss` reads it. It raises
+    FloatingPointError where decoding and the training forward disagree by more
+    than max_logprob_gap.
   """
   earlier: list[float] | None = None
   ready: dict[int, dict] = {}
@@ -159,9 +196,12 @@ def make_batch_source(
     placed = place(
       {"prompts": drawn["prompts"], "prompt_ids": drawn["prompt_ids"]}
     )
-    responses = np.asarray(
-      sample(params, placed["prompts"], placed["prompt_ids"], seed, step)
+    policy = policy_of(params)
+    generated = jax.tree.map(
+      np.asarray,
+      sample(policy, placed["prompts"], placed["prompt_ids"], seed, step),
     )
+    responses = generated.tokens
     num_prompts, num_samples, response_length = responses.shape
     responses = responses.reshape(-1, response_length)
     language_ids = np.repeat(drawn["language_ids"], num_samples)
@@ -170,8 +210,22 @@ def make_batch_source(
     )
     batch = to_batch(rows, language_ids)
     sampled, frozen = map(
-      np.asarray, logprob_pair(params, reference, place(batch))
+      np.asarray, logprob_pair(policy, reference, place(batch))
     )
+    gap = logprob_gap(
+      sampled,
+      generated.model_logprobs.reshape(responses.shape),
+      generated.lengths.reshape(-1),
+    )
+    if not gap.max() <= max_logprob_gap:
+      worst = int(np.argmax(gap))
+      raise FloatingPointError(
+        f"step {step}: log-probabilities of decoding and of the training forward "
+        f"differ by {gap.max():.3g} in a response to prompt "
+        f"{worst // num_samples}, more than max_logprob_gap {max_logprob_gap}: "
+        "the policy would learn from samples of another distribution; raise "
+        "MAX_LOGPROB_GAP if it is rounding (bfloat16), else find the cause"
+      )
     weights = batch["decoder_loss_weights"]
     parts = score(rows, responses, language_ids)
     reward = reward_of_parts(parts)
@@ -195,6 +249,7 @@ def make_batch_source(
       "kl": (sampled - frozen).sum(axis=1),
       "length": weights.sum(axis=1),
       "ended": (responses == eos_id).any(axis=1),
+      "logprob_gap": gap,
       "is_equal_group": np.repeat(np.ptp(raw, axis=1) == 0, num_samples),
       **{f"reward_{name}": values for name, values in parts.items()},
     }

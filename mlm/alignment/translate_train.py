@@ -1,48 +1,14 @@
-"""Preference pairs for reward transfer: of a language, of several, translated.
+"""Preference pairs of one language in the words of another: translate-train.
 
-Reward models are compared fairly on as many pairs each, whatever languages they
-are of. A translator is a function (texts, source code, target code) -> texts.
+A reward model of the source's pairs, translated into the target, is what
+transfer without translation is compared with.
+
+Source: Wu et al. 2024, "Reuse Your Rewards", section 5.1.
 """
 
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-Translator = Callable[[Sequence[str], str, str], list[str]]
-
-
-def of_languages(
-  pairs: Sequence[Mapping], languages: Sequence[str], *, total: int, seed: int
-) -> list[Mapping]:
-  """Pairs of languages, as many of each as of the others, `total` in all.
-
-  Where the total does not divide, the first languages have one more. The pairs
-  of a language for a smaller total are among those for a larger one.
-
-  Args:
-    pairs: preference records.
-    languages: codes.
-    total: pairs to take.
-    seed: of the choice.
-
-  Raises:
-    ValueError: if a language has too few pairs.
-  """
-  taken = []
-  for place, code in enumerate(languages):
-    of_language = [pair for pair in pairs if pair["language"] == code]
-    wanted = (total + len(languages) - 1 - place) // len(languages)
-    if len(of_language) < wanted:
-      raise ValueError(
-        f"{code} has {len(of_language)} pairs, needed are {wanted} of the "
-        f"{total}; take fewer, or make more"
-      )
-    rng = np.random.default_rng([seed, *code.encode()])
-    order = rng.permutation(len(of_language))[:wanted]
-    taken += [of_language[i] for i in order]
-  return taken
+from mlm.instructions.translate import Translator
 
 
 def translate_pairs(
@@ -51,7 +17,7 @@ def translate_pairs(
   """Pairs with prompt and both responses translated into the target.
 
   Args:
-    pairs: preference records of any languages; those of the target stay.
+    pairs: preference records of any languages; the target's own are left out.
     target: code.
     translate: (texts, source code, target code) -> texts.
 
@@ -62,66 +28,40 @@ def translate_pairs(
     ValueError: if the translator gives another number of texts, or an empty one
       for one that is not.
   """
-  translated: list[dict] = [dict(pair) for pair in pairs]
+  translated = []
   for code in sorted({pair["language"] for pair in pairs} - {target}):
-    of_language = [pair for pair in translated if pair["language"] == code]
-    for field in ("prompt", "chosen", "rejected"):
-      texts = [pair[field] for pair in of_language]
-      found = translate(texts, code, target)
-      if len(found) != len(texts):
+    of_language = [pair for pair in pairs if pair["language"] == code]
+    texts = [text for pair in of_language for text in _texts(pair)]
+    found = translate(texts, code, target)
+    if len(found) != len(texts):
+      raise ValueError(
+        f"the translator gave {len(found)} texts for {len(texts)} from {code} "
+        f"to {target}; it must give one each"
+      )
+    for before, after in zip(texts, found):
+      if before.strip() and not after.strip():
         raise ValueError(
-          f"the translator gave {len(found)} texts for {len(texts)} from {code} "
-          f"to {target}"
+          f"the translator gave nothing for {before!r} ({code} to {target})"
         )
-      for pair, before, after in zip(of_language, texts, found):
-        if before.strip() and not after.strip():
-          raise ValueError(
-            f"the translator gave nothing for {before!r} ({code} to {target})"
-          )
-        pair[field] = after
+    place = iter(found)
     for pair in of_language:
-      pair["translated_from"], pair["language"] = code, target
+      *turns, chosen, rejected = [next(place) for _ in _texts(pair)]
+      is_text = isinstance(pair["prompt"], str)
+      translated.append(
+        {
+          **pair,
+          "language": target,
+          "translated_from": code,
+          "prompt": turns[0] if is_text else turns,
+          "chosen": chosen,
+          "rejected": rejected,
+        }
+      )
   return translated
 
 
-def from_file(path: str | os.PathLike) -> Translator:
-  """The translator that looks texts up in a file of translations.
-
-  Args:
-    path: JSON lines of {"source": code, "target": code, "text", "translation"}.
-
-  Returns:
-    A translator; it raises ValueError for what the file does not have.
-
-  Raises:
-    ValueError: if a line has no such fields, or two lines translate the same
-      text differently.
-  """
-  known: dict[tuple[str, str, str], str] = {}
-  with open(path, encoding="utf-8") as f:
-    for number, line in enumerate(f, start=1):
-      try:
-        row = json.loads(line)
-        key = (row["source"], row["target"], row["text"])
-        translation = row["translation"]
-      except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-          f"{os.fspath(path)}, line {number}: not an object with source, "
-          f"target, text and translation ({error!r})"
-        ) from error
-      if known.setdefault(key, translation) != translation:
-        raise ValueError(
-          f"{os.fspath(path)}, line {number}: a second translation of "
-          f"{row['text']!r} ({key[0]} to {key[1]}); keep one"
-        )
-
-  def translate(texts, source, target):
-    missing = [t for t in texts if (source, target, t) not in known]
-    if missing:
-      raise ValueError(
-        f"{os.fspath(path)} lacks {len(missing)} of {len(texts)} texts from "
-        f"{source} to {target}, such as {missing[0]!r}; translate them into it"
-      )
-    return [known[source, target, t] for t in texts]
-
-  return translate
+def _texts(pair: Mapping) -> list[str]:
+  """All texts of a pair; a prompt may be the turns of a conversation."""
+  prompt = pair["prompt"]
+  turns = [prompt] if isinstance(prompt, str) else prompt
+  return [*turns, pair["chosen"], pair["rejected"]]

@@ -16,9 +16,22 @@ from mlm.languages import rates as rates_lib
 from mlm.tokenizers import special
 
 
-def prompt_ids(processor: Any, text: str) -> list[int]:
-  """[USER] + pieces of the prompt + [ASSISTANT]."""
-  return [special.USER_ID, *processor.encode(text), special.ASSISTANT_ID]
+def prompt_ids(processor: Any, prompt: str | Sequence[str]) -> list[int]:
+  """[USER] + pieces of the prompt + [ASSISTANT].
+
+  Args:
+    processor: SentencePiece processor.
+    prompt: a text, or the turns of a conversation, the user's first and last;
+      an assistant's turn is followed by EOS, as its responses are.
+  """
+  turns = [prompt] if isinstance(prompt, str) else prompt
+  ids = []
+  for place, turn in enumerate(turns):
+    if place % 2:
+      ids += [special.ASSISTANT_ID, *response_ids(processor, turn)]
+    else:
+      ids += [special.USER_ID, *processor.encode(turn)]
+  return [*ids, special.ASSISTANT_ID]
 
 
 def response_ids(processor: Any, text: str) -> list[int]:

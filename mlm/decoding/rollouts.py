@@ -8,10 +8,11 @@ Letters: B prompts, K samples a prompt, P prompt columns, R response columns.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mlm.decoding import generate as generate_lib
 from mlm.decoding import sampling as sampling_lib
@@ -51,7 +52,7 @@ def make_sampler(
   temperature: float,
   eos_id: int,
   pad_id: int,
-) -> Callable[..., jax.Array]:
+) -> Callable[..., generate_lib.Generated]:
   """Builds the function that samples responses from the whole distribution.
 
   Args:
@@ -63,9 +64,8 @@ def make_sampler(
     pad_id: token that fills prompts on the left and responses on the right.
 
   Returns:
-    sample(params, prompts, prompt_ids, seed, step) -> int32 [B, K, R], where
-    prompts is int32 [B, P], left-padded, and prompt_ids uint32 [B]. A response
-    holds its EOS if it ended within R tokens, then pad_id.
+    sample(params, prompts, prompt_ids, seed, step) -> `generate.Generated`,
+    where prompts is int32 [B, P], left-padded, and prompt_ids uint32 [B].
 
   Raises:
     ValueError: if a size or the temperature is out of range.
@@ -87,6 +87,35 @@ def make_sampler(
 
   def sample(params, prompts, prompt_ids, seed, step):
     keys = sample_keys(seed, step, prompt_ids, samples_per_prompt)
-    return generate(params, prompts, keys).tokens
+    return generate(params, prompts, keys)
 
   return sample
+
+
+def trimmed(
+  prompts: np.ndarray, lengths: Sequence[int], *, pad_id: int
+) -> np.ndarray:
+  """Left-padded prompts without columns that none of them needs.
+
+  A program is compiled for each length, so there should be few.
+
+  Args:
+    prompts: int32 [B, P].
+    lengths: columns to choose from, the least that holds every prompt is taken.
+    pad_id: token of the padding.
+
+  Raises:
+    ValueError: if no length holds the longest prompt.
+  """
+  used = np.flatnonzero((prompts != pad_id).any(axis=0))
+  needed = prompts.shape[1] - int(used[0]) if len(used) else 1
+  fitting = [length for length in lengths if length >= needed]
+  if not fitting:
+    raise ValueError(
+      f"a prompt has {needed} tokens, the largest length is {max(lengths)}; add "
+      "one to PROMPT_LENGTHS"
+    )
+  length = min(fitting)
+  missing = max(length - prompts.shape[1], 0)
+  padded = np.pad(prompts, ((0, 0), (missing, 0)), constant_values=pad_id)
+  return padded[:, padded.shape[1] - length :]

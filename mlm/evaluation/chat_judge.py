@@ -55,7 +55,7 @@ def messages(comparison: judge_lib.Comparison) -> list[dict[str, str]]:
   language = registry.get(comparison.language).name
   user = _USER.format(
     language=language,
-    prompt=comparison.prompt,
+    prompt=judge_lib.shown_prompt(comparison.prompt),
     a=comparison.a.text,
     b=comparison.b.text,
   )

@@ -42,21 +42,33 @@ class Comparison(NamedTuple):
   Attributes:
     id: its name, unlike that of others.
     language: canonical code that the answers should be in.
-    prompt: text.
+    prompt: text, or the turns of a conversation, the user's first and last.
     a: the answer shown first.
     b: the other.
   """
 
   id: str
   language: str
-  prompt: str
+  prompt: str | tuple[str, ...]
   a: Answer
   b: Answer
 
 
 Judge = Callable[[Sequence[Comparison]], list[Verdict]]
 # (language, prompt, answer) of each -> float [N], nan where it cannot say.
-Score = Callable[[Sequence[tuple[str, str, Answer]]], np.ndarray]
+Score = Callable[
+  [Sequence[tuple[str, str | tuple[str, ...], Answer]]], np.ndarray
+]
+
+
+def shown_prompt(prompt: str | tuple[str, ...]) -> str:
+  """A prompt as one text, the speakers of a conversation named."""
+  if isinstance(prompt, str):
+    return prompt
+  speakers = ("User", "Assistant")
+  return "\n\n".join(
+    f"{speakers[i % 2]}: {turn}" for i, turn in enumerate(prompt)
+  )
 
 
 def in_both_orders(

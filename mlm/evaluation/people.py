@@ -40,7 +40,13 @@ def write_table(
     seed: of the order, and of the names, which cannot be told without it.
   """
   rows = [
-    (_blind_id(c, seed), c.language, c.prompt, c.a.text, c.b.text)
+    (
+      _blind_id(c, seed),
+      c.language,
+      judge_lib.shown_prompt(c.prompt),
+      c.a.text,
+      c.b.text,
+    )
     for c in comparisons
   ]
   random.Random(seed).shuffle(rows)

@@ -11,6 +11,7 @@ from mlm.alignment import dpo, reference_cache
 from mlm.instructions import records as records_lib
 from mlm.jobs import models, training_run
 from mlm.languages import registry
+from mlm.models import adapters as adapters_lib
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load
@@ -27,6 +28,7 @@ def align_dpo(
   output: str,
   objective: dpo.Objective,
   optimizer: MakeOptimizer,
+  adapters: adapters_lib.AdapterConfig | None,
   mesh_shape: dict,
   batch_size: int,
   prompt_length: int,
@@ -49,6 +51,7 @@ def align_dpo(
     output: directory for checkpoints and metrics.
     objective: of `mlm.alignment.dpo`.
     optimizer: of `mlm.training.optimizers`.
+    adapters: those to train over the model; None to train the model.
     mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     batch_size: pairs a step.
     prompt_length: tokens of a prompt.
@@ -71,6 +74,8 @@ def align_dpo(
   config, model, params = models.open_decoder(
     initial, mesh=mesh, tokenizer_sha256=sha256
   )
+  opened = models.Opened(config, None, model, params)
+  part = models.trained_part(initial, opened, adapters)
   backend = linear_cross_entropy.default_backend()
   key = reference_cache.key_of(
     pairs,
@@ -103,14 +108,15 @@ def align_dpo(
   )
   training_run.run(
     output=output,
-    part=models.Part(
-      init=model.init, params=params, logical_axes=model.logical_axes()
-    ),
-    loss_fn=dpo.preference_loss(
-      model.apply,
-      objective=objective,
-      backend=backend,
-      num_languages=registry.NUM_LANGUAGES,
+    part=part,
+    loss_fn=losses.with_frozen(
+      functools.partial(
+        dpo.preference_loss,
+        objective=objective,
+        backend=backend,
+        num_languages=registry.NUM_LANGUAGES,
+      ),
+      part.apply,
     ),
     optimizer=optimizer,
     num_microbatches=1,

@@ -1,6 +1,7 @@
 """Job: alignment by RLOO or a relative of it, through the one training loop."""
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -24,10 +25,11 @@ from mlm.decoding import rollouts
 from mlm.instructions import records as records_lib
 from mlm.jobs import models, train_reward_model, training_run
 from mlm.languages import registry
+from mlm.models import adapters as adapters_lib
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load, special
-from mlm.training import step
+from mlm.training import losses, step
 from mlm.training.optimizers import MakeOptimizer
 
 HISTORY_FILE = "rewards.jsonl"  # what a moving average is taken over
@@ -148,7 +150,7 @@ def align_rloo(
   prompts_per_step: int,
   samples_per_prompt: int,
   updates_per_rollout: int,
-  prompt_length: int,
+  prompt_lengths: list,
   response_length: int,
   num_steps: int,
   sampling_temperature: float,
@@ -157,6 +159,9 @@ def align_rloo(
   standardize_by_language: bool,
   chance_gate: str,
   estimator: estimators.Estimator,
+  adapters: adapters_lib.AdapterConfig | None,
+  reference_dtype: str,
+  max_logprob_gap: float,
   seed: int,
   checkpoint_period: int,
   log_period: int,
@@ -178,7 +183,8 @@ def align_rloo(
     samples_per_prompt: k; at least 2 where siblings are the baseline.
     updates_per_rollout: steps whose responses are sampled from one policy, each
       learned from once; checkpoint_period must be a multiple.
-    prompt_length: tokens of a prompt.
+    prompt_lengths: of a batch's prompts, the least that holds them is taken;
+      the last is the largest.
     response_length: tokens of a response.
     num_steps: updates.
     sampling_temperature: of the rollouts; training logits are not divided by
@@ -190,6 +196,11 @@ def align_rloo(
     chance_gate: "refuse" or "warn" where the reward model's held-out accuracy
       in a language of the prompts is not above a half with confidence.
     estimator: of the gradient; see `mlm.alignment.estimators`.
+    adapters: those to train over the model, which then is the reference as it
+      is; None to train the model, beside a copy of it.
+    reference_dtype: of that copy's params, "float32" or "bfloat16".
+    max_logprob_gap: largest difference of a token's log-probability between
+      decoding and the training forward, in nats; more stops the run.
     seed: of prompts and samples.
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
@@ -209,6 +220,10 @@ def align_rloo(
       f"checkpoint_period {checkpoint_period} must be a multiple of "
       f"updates_per_rollout {updates_per_rollout}, at least 1, so that no "
       "rollout is cut in two by resuming"
+    )
+  if reference_dtype not in ("float32", "bfloat16"):
+    raise ValueError(
+      f"reference_dtype {reference_dtype!r} must be 'float32' or 'bfloat16'"
     )
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(prompts_per_step, mesh)
@@ -231,24 +246,36 @@ def align_rloo(
 
   def prompts_of_step(number):
     drawn = draw(number)
+    arrays = generation.prompt_arrays(
+      drawn, processor=processor, prompt_length=max(prompt_lengths)
+    )
     return {
-      **generation.prompt_arrays(
-        drawn, processor=processor, prompt_length=prompt_length
+      "prompts": rollouts.trimmed(
+        arrays["prompts"], prompt_lengths, pad_id=special.PAD_ID
       ),
+      "prompt_ids": arrays["prompt_ids"],
       "language_ids": np.array(
         [registry.index(r["language"]) for r in drawn], np.int32
       ),
     }
 
-  config, model, reference = models.open_decoder(
+  config, model, params = models.open_decoder(
     initial, mesh=mesh, tokenizer_sha256=sha256
   )
+  opened = models.Opened(config, None, model, params)
+  part = models.trained_part(initial, opened, adapters)
+  reference = params
+  if adapters is None:
+    # The first update is given the policy's own buffers to overwrite.
+    reference = jax.tree.map(
+      lambda x: x.astype(reference_dtype, copy=True), params
+    )
   backend = linear_cross_entropy.default_backend()
   place = step.make_place(mesh)
   source = rloo.make_batch_source(
     prompts=prompts_of_step,
     sample=rollouts.make_sampler(
-      model,
+      part.model,
       response_length=response_length,
       samples_per_prompt=samples_per_prompt,
       temperature=sampling_temperature,
@@ -256,10 +283,13 @@ def align_rloo(
       pad_id=special.PAD_ID,
     ),
     to_batch=lambda rows, language_ids: prompts.response_batch(
-      rows, language_ids, prompt_length=prompt_length
+      rows, language_ids, prompt_length=rows.shape[1] - response_length
     ),
     place=place,
-    logprob_pair=rloo.make_logprob_pair(model.apply, backend=backend),
+    logprob_pair=rloo.make_logprob_pair(
+      part.model.apply, model.apply, backend=backend
+    ),
+    policy_of=lambda params: part.join(params, part.frozen),
     reference=reference,
     score=open_score(
       reward_model_dir,
@@ -274,23 +304,22 @@ def align_rloo(
     reward_of_parts=lambda parts: rewards.weighted_sum(parts, reward_weights),
     estimator=estimator,
     updates_per_rollout=updates_per_rollout,
+    max_logprob_gap=max_logprob_gap,
     history=os.path.join(output, HISTORY_FILE),
     seed=seed,
     eos_id=special.EOS_ID,
   )
   training_run.run(
     output=output,
-    part=models.Part(
-      init=model.init,
-      # The first update is given the policy's own buffers to overwrite.
-      params=jax.tree.map(lambda x: x.copy(), reference),
-      logical_axes=model.logical_axes(),
-    ),
-    loss_fn=rloo.rloo_loss(
-      model.apply,
-      estimator=estimator,
-      backend=backend,
-      num_languages=registry.NUM_LANGUAGES,
+    part=part,
+    loss_fn=losses.with_frozen(
+      functools.partial(
+        rloo.rloo_loss,
+        estimator=estimator,
+        backend=backend,
+        num_languages=registry.NUM_LANGUAGES,
+      ),
+      part.apply,
     ),
     optimizer=optimizer,
     num_microbatches=1,

@@ -111,7 +111,7 @@ def compare(
     for i, answers in enumerate(zip(*of_row)):
       comparisons.append(
         judge_lib.Comparison(
-          f"{row['id']}/{i}", row["language"], row["prompt"], *answers
+          f"{row['id']}/{i}", row["language"], responses.prompt(row), *answers
         )
       )
       of_prompt.append(row["id"])

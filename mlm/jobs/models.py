@@ -43,6 +43,8 @@ class Part(NamedTuple):
     logical_axes: tree like the params of tuples of logical axis names.
     apply: (params, frozen, batch) -> outputs of the whole model; None if the
       loss has its own.
+    model: the whole model, whose params join(params, frozen) are; None likewise.
+    join: of the part's params and the rest's.
     frozen: the params of the rest, or None.
     metadata: entries of the part for its checkpoint.
   """
@@ -51,6 +53,8 @@ class Part(NamedTuple):
   params: Any
   logical_axes: Any
   apply: Callable | None = None
+  model: Any = None
+  join: Callable | None = None
   frozen: Any = None
   metadata: Mapping[str, Any] = types.MappingProxyType({})
 
@@ -195,6 +199,8 @@ def everything(config: families.Config, params: Any) -> Part:
     params,
     model.logical_axes(),
     lambda params, frozen, batch: model.apply(params, batch),
+    model,
+    lambda params, frozen: params,
   )
 
 
@@ -249,16 +255,18 @@ def _adapters_over(
     config, adapters=adapters_lib.joined(opened.adapters, adapters)
   )
 
-  def apply(params, frozen, batch):
+  def join(params, frozen):
     every = adapters_lib.united(frozen["adapters"], params)
-    return model.apply({"base": frozen["base"], "adapters": every}, batch)
+    return {"base": frozen["base"], "adapters": every}
 
   base, before = _split(opened)
   return Part(
     lambda key: adapters_lib.init(adapters, shapes, axes, key),
     None,
     adapters_lib.logical_axes(adapters, shapes, axes),
-    apply,
+    lambda params, frozen, batch: model.apply(join(params, frozen), batch),
+    model,
+    join,
     {"base": base, "adapters": before},
   )
 

@@ -114,6 +114,12 @@ def sample(
   )
 
 
+def prompt(record: Mapping) -> str | tuple[str, ...]:
+  """The prompt of a record as comparisons have it."""
+  found = record["prompt"]
+  return found if isinstance(found, str) else tuple(found)
+
+
 def answer(processor: Any, ids: np.ndarray) -> judge_lib.Answer:
   """The text of a sampled response, int32 [R], and whether it ended."""
   text, _, ended = prompts.decode_response(processor, ids)

@@ -60,7 +60,9 @@ def open_raw_score(
     )
   return scoring.implicit(
     logprob_pair=rloo.make_logprob_pair(
-      model.apply, backend=linear_cross_entropy.default_backend()
+      model.apply,
+      model.apply,
+      backend=linear_cross_entropy.default_backend(),
     ),
     policy=policy,
     reference=reference,

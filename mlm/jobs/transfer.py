@@ -180,7 +180,7 @@ def transfer(
         judge_lib.Comparison(
           f"{'/'.join(cell)}/{row['id']}",
           cell.target,
-          row["prompt"],
+          responses.prompt(row),
           responses.answer(processor, of_prompt[place]),
           responses.answer(processor, of_prompt[num_samples]),
         )

@@ -285,3 +285,18 @@ def test_loss_overlay_and_weights_of_languages_resolve(tmp_path):
     )
   with pytest.raises(run.UsageError, match="label_smoothing 1.5"):
     run.resolve("finetune", files, {**bindings, "LABEL_SMOOTHING": "1.5"})
+
+
+@pytest.mark.parametrize(
+  "dataset", ["hh_rlhf", "trl", "ultrafeedback", "oasst"]
+)
+def test_readers_of_preferences_resolve(dataset, tmp_path):
+  names = ("INPUTS", "SOURCE", "TOKENIZER", "OUTPUT")
+  files = [
+    "gin/jobs/convert_preferences.gin",
+    f"gin/data/preferences_{dataset}.gin",
+  ]
+  bindings = dict.fromkeys(names, str(tmp_path))
+  _, kwargs, _ = run.resolve("convert_preferences", files, bindings)
+  with pytest.raises(ValueError, match="turns|prompts|ties|tree"):
+    kwargs["reader"]({})

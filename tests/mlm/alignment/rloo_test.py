@@ -1,6 +1,7 @@
 """RLOO's loss on a decoder, and its batch source resumed."""
 
 import dataclasses
+import functools
 import logging
 import types
 
@@ -10,6 +11,7 @@ import pytest
 
 from mlm.alignment import estimators, rloo
 from mlm.data import prompts
+from mlm.decoding import generate
 from mlm.tokenizers import special
 
 PAPER = estimators.Estimator(
@@ -30,7 +32,14 @@ def _batch(toy, params, advantages):
   logprobs = toy.token_logprobs(params, batch).astype(np.float32)
   scalars = {
     name: np.ones(rows, np.float32)
-    for name in ["reward", "kl", "length", "ended", "is_equal_group"]
+    for name in [
+      "reward",
+      "kl",
+      "length",
+      "ended",
+      "logprob_gap",
+      "is_equal_group",
+    ]
   }
   return {
     **batch,
@@ -92,6 +101,27 @@ def test_at_the_first_update_a_ratio_changes_no_gradient(toy, ratio):
   )
 
 
+def _generated(toy, params, rows, drawn):
+  """What a decoder with a cache would say of drawn tokens."""
+  num_samples = drawn.shape[1]
+  whole = np.concatenate(
+    [np.repeat(rows, num_samples, axis=0), drawn.reshape(-1, drawn.shape[2])],
+    axis=1,
+  )
+  batch = prompts.response_batch(
+    whole, np.zeros(len(whole)), prompt_length=rows.shape[1]
+  )
+  logprobs = np.float32(toy.token_logprobs(params, batch))
+  logprobs = logprobs[:, rows.shape[1] - 1 :].reshape(drawn.shape)
+  return generate.Generated(
+    tokens=drawn,
+    model_logprobs=logprobs,
+    sampling_logprobs=logprobs,
+    lengths=np.full(drawn.shape[:2], drawn.shape[2]),
+    ended=np.ones(drawn.shape[:2], bool),
+  )
+
+
 def _source(toy, path, **changes):
   """A source whose responses, scores and reference are functions of the step.
 
@@ -99,14 +129,15 @@ def _source(toy, path, **changes):
   """
   settings = {"updates_per_rollout": 1, **changes}
   updates = settings.pop("updates_per_rollout")
+  generated = settings.pop("generated", functools.partial(_generated, toy))
 
   def sample(params, rows, prompt_ids, seed, step):
-    del rows, prompt_ids
+    del prompt_ids
     place = int(1000 * float(params["embedding"][0, 0])) % 97
     rng = np.random.default_rng((seed, step, place))
     drawn = rng.integers(special.ASSISTANT_ID + 1, 7, (3, 2, 3))
     drawn[..., -1] = special.EOS_ID
-    return drawn
+    return generated(params, rows, drawn)
 
   def score(rows, responses, language_ids):
     del rows, language_ids
@@ -124,12 +155,16 @@ def _source(toy, path, **changes):
       rows, ids, prompt_length=4
     ),
     place=lambda batch: batch,
-    logprob_pair=rloo.make_logprob_pair(toy.apply, backend="reference"),
+    logprob_pair=rloo.make_logprob_pair(
+      toy.apply, toy.apply, backend="reference"
+    ),
+    policy_of=lambda params: params,
     reference=toy.params(7),
     score=score,
     reward_of_parts=lambda parts: parts["sum"],
     estimator=dataclasses.replace(PAPER, **settings),
     updates_per_rollout=updates,
+    max_logprob_gap=1e-3,
     history=str(path),
     seed=3,
     eos_id=special.EOS_ID,
@@ -197,3 +232,37 @@ def test_resuming_within_a_rollout_is_said(toy, tmp_path, caplog):
   assert "within a rollout of 2 updates" in caplog.text
   sampled = toy.token_logprobs(toy.params(1), batch)
   np.testing.assert_allclose(batch["sampled_logprobs"], sampled, atol=1e-5)
+
+
+def test_decoding_that_disagrees_with_training_stops_the_run(toy, tmp_path):
+  def off(params, rows, drawn, *, by):
+    found = _generated(toy, params, rows, drawn)
+    changed = found.model_logprobs.copy()
+    changed[1, 1, 2] += by
+    return found._replace(model_logprobs=changed)
+
+  batch = _source(
+    toy, tmp_path / "near", generated=functools.partial(off, by=9e-4)
+  )(_state(toy, 0))
+  expected = np.where(np.arange(6) == 3, 9e-4, 0)
+  np.testing.assert_allclose(batch["logprob_gap"], expected, atol=1e-5)
+  source = _source(
+    toy, tmp_path / "far", generated=functools.partial(off, by=-0.02)
+  )
+  with pytest.raises(
+    FloatingPointError, match="step 0: .* differ by 0.02 .* prompt 1, more"
+  ):
+    source(_state(toy, 0))
+  source = _source(
+    toy, tmp_path / "nan", generated=functools.partial(off, by=np.nan)
+  )
+  with pytest.raises(FloatingPointError):
+    source(_state(toy, 0))
+
+
+def test_padding_is_no_part_of_the_gap():
+  sampled = np.array([[0, 0, -1.0, -2.0, 0.0]], np.float32)
+  generated = np.array([[-1.25, -2.0, -9.0]], np.float32)
+  np.testing.assert_allclose(
+    rloo.logprob_gap(sampled, generated, np.array([2])), [0.25]
+  )

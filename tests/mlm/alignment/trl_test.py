@@ -46,7 +46,9 @@ OBJECTIVES = {
 }
 
 
-_logprobs = rloo.make_logprob_pair(MODEL.apply, backend="reference")
+_logprobs = rloo.make_logprob_pair(
+  MODEL.apply, MODEL.apply, backend="reference"
+)
 
 
 @functools.cache
@@ -162,7 +164,7 @@ def test_rloo_is_that_of_trl(case):
     "reference_logprobs": reference,
     "advantages": np.float32(advantages.reshape(-1)),
     **dict.fromkeys(
-      ("reward", "kl", "length", "ended", "is_equal_group"), ones
+      ("reward", "kl", "length", "ended", "logprob_gap", "is_equal_group"), ones
     ),
   }
   make_loss = functools.partial(

@@ -113,3 +113,22 @@ def test_every_record_is_drawn_before_one_is_drawn_again():
 def test_no_records_is_an_error():
   with pytest.raises(ValueError, match="no records"):
     prompts.record_drawer([], batch_size=2, temperature=1.0, seed=0)
+
+
+def test_turns_of_a_conversation_are_marked_and_the_assistants_end():
+  class Letters:
+    @staticmethod
+    def encode(text):
+      return [ord(letter) for letter in text]
+
+  one = prompts.prompt_ids(Letters(), "a")
+  assert one == [special.USER_ID, 97, special.ASSISTANT_ID]
+  assert prompts.prompt_ids(Letters(), ["a"]) == one
+  assert prompts.prompt_ids(Letters(), ["a", "b", "c"]) == [
+    *one,
+    98,
+    special.EOS_ID,
+    special.USER_ID,
+    99,
+    special.ASSISTANT_ID,
+  ]

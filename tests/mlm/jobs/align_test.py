@@ -12,6 +12,7 @@ from mlm.alignment import calibration, dpo
 from mlm.checkpoints import manager
 from mlm.instructions import records
 from mlm.jobs import align_dpo, align_rloo, models, train_reward_model
+from mlm.models import adapters as adapters_lib
 from mlm.training import optimizers, schedules
 
 SCRIPT = pathlib.Path(__file__).with_name("small_pretrain.py")
@@ -60,7 +61,7 @@ def folder(tmp_path_factory):
   return folder
 
 
-def _align(folder, name, num_steps):
+def _align(folder, name, num_steps, adapters=None):
   output = folder / name
   output.mkdir(exist_ok=True)
   align_dpo.align_dpo(
@@ -84,6 +85,7 @@ def _align(folder, name, num_steps):
       weight_decay=0.0,
       max_grad_norm=1.0,
     ),
+    adapters=adapters,
     mesh_shape=MESH,
     batch_size=8,
     prompt_length=40,
@@ -160,3 +162,19 @@ def test_the_gate_lets_other_languages_pass_and_warns_if_told_to(
   assert "tha_Thai: accuracy" in caplog.text
   with pytest.raises(ValueError, match="'refuse' or 'warn'"):
     align_rloo.check_above_chance(str(tmp_path), others, chance_gate="off")
+
+
+def test_dpo_of_adapters_keeps_them_alone_and_resumes(folder):
+  lora = adapters_lib.LoraConfig(
+    patterns=("layers/attention/*",), rank=2, alpha=4.0
+  )
+  adapters = adapters_lib.AdapterConfig(
+    lora=lora, language=None, task_width=None
+  )
+  whole = _align(folder, "lora", 4, adapters)
+  assert whole[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+  assert whole[-1]["loss"] < whole[0]["loss"]
+  _align(folder, "lora_stopped", 2, adapters)
+  assert _align(folder, "lora_stopped", 4, adapters) == whole
+  metadata = manager.read_metadata(models.checkpoints_of(str(folder / "lora")))
+  assert metadata["below"]["output"] == str(folder / "base")

@@ -81,10 +81,11 @@ def aligned(tmp_path_factory):
     "tokenizer": str(folder / "tokenizer"),
     "initial": str(folder / "base"),
     "mesh_shape": MESH,
-    "checkpoint_period": 4,
-    "log_period": 4,
-    **LENGTHS,
+    "checkpoint_period": 8,
+    "log_period": 8,
+    "response_length": LENGTHS["response_length"],
   }
+  prompt_length = LENGTHS["prompt_length"]
   reward_models = {}
   for name, codes, seed in (
     ("all", WORDS, 0),
@@ -98,6 +99,7 @@ def aligned(tmp_path_factory):
     reward_models[name] = str(folder / f"reward_{name}")
     train_reward_model.train_reward_model(
       **common,
+      prompt_length=prompt_length,
       preferences_dir=str(pairs),
       output=reward_models[name],
       optimizer=_optimizer(3e-3),
@@ -114,6 +116,10 @@ def aligned(tmp_path_factory):
     records.write_records(instructions / f"{split}.jsonl", _prompts())
   align_rloo.align_rloo(
     **common,
+    prompt_lengths=[prompt_length],
+    adapters=None,
+    reference_dtype="float32",
+    max_logprob_gap=1e-3,
     reward_model_dir=reward_models["all"],
     records=str(instructions),
     output=str(folder / "rloo"),
@@ -142,6 +148,8 @@ def aligned(tmp_path_factory):
   )
   align_dpo.align_dpo(
     **common,
+    prompt_length=prompt_length,
+    adapters=None,
     preferences_dir=str(folder / "pairs_eng_Latn"),
     reference_logprobs=str(folder / "reference.npz"),
     output=str(folder / "dpo"),

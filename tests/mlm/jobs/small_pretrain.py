@@ -60,7 +60,7 @@ def make_data(folder):
       "train": {
         "documents": index["examples"],
         "tokens": size,
-        "bytes": 3 * size,
+        "bytes": 2 * size,
       }
     }
   (tokenizer / "token_counts.json").write_text(json.dumps(counts))

@@ -11,11 +11,10 @@ from mlm.instructions import records
 from mlm.jobs import (
   compare,
   judges,
-  make_transfer_pairs,
   reward_sources,
   transfer,
+  translate_preferences,
 )
-from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.tokenizers import load
 
@@ -192,50 +191,32 @@ def test_mistakes_are_told_before_any_work(aligned, tmp_path, change, message):
     _transfer(aligned, tmp_path / "bad", **change)
 
 
-def test_pairs_of_every_reward_model_are_as_many(aligned, tmp_path):
+def test_pairs_are_written_in_the_words_of_the_target(aligned, tmp_path):
   source = tmp_path / "preferences"
   source.mkdir()
+  talk = {**aligned.pairs[0], "id": "talk", "prompt": ["one", "two", "three"]}
   for split in ("train", "validation"):
-    records.write_records(source / f"{split}.jsonl", aligned.pairs)
-  texts = {
-    (p["language"], p[field])
-    for p in aligned.pairs
-    for field in ("prompt", "chosen", "rejected")
-  }
-  records.write_records(
-    tmp_path / "translations.jsonl",
-    (
-      {"source": s, "target": t, "text": text, "translation": f"{t}: {text}"}
-      for s, text in sorted(texts)
-      for t in TARGETS
-    ),
-  )
-  make_transfer_pairs.make_transfer_pairs(
+    records.write_records(source / f"{split}.jsonl", [*aligned.pairs, talk])
+
+  def translator(texts, code, target):
+    assert target == "hin_Deva"
+    return [f"{code}: {text}" for text in texts]
+
+  translate_preferences.translate_preferences(
     preferences_dir=str(source),
+    translator=translator,
+    target="hin_Deva",
     output=str(tmp_path / "out"),
-    languages=list(TARGETS),
-    bilingual=[list(TARGETS)],
-    num_train=2,
-    num_validation=1,
-    translations=str(tmp_path / "translations.jsonl"),
-    seed=0,
   )
-  made = {p.name: p for p in (tmp_path / "out").iterdir()}
-  assert set(made) == {
-    *TARGETS,
-    "eng_Latn+rus_Cyrl",
-    "eng_Latn_to_rus_Cyrl",
-    "rus_Cyrl_to_eng_Latn",
-  }
-  for name, folder in made.items():
-    pairs = records.read_records(folder / "train.jsonl")
-    assert len(pairs) == 2
-    assert len(records.read_records(folder / "validation.jsonl")) == 1
-    if "_to_" in name:
-      of, to = name.split("_to_")
-      assert {p["language"] for p in pairs} == {to}
-      assert all(p["translated_from"] == of for p in pairs)
-      assert all(p["chosen"].startswith(f"{to}: ") for p in pairs)
-  both = records.read_records(made["eng_Latn+rus_Cyrl"] / "train.jsonl")
-  assert {p["language"] for p in both} == set(TARGETS)
-  assert all(p["language"] in registry.codes() for p in both)
+  pairs = records.read_records(tmp_path / "out" / "train.jsonl")
+  assert len(pairs) == len(aligned.pairs) + 1
+  of = {p["id"]: p for p in [*aligned.pairs, talk]}
+  for pair in pairs:
+    before = of[pair["id"]]
+    assert pair["language"] == "hin_Deva"
+    code = pair["translated_from"]
+    assert code == before["language"]
+    for field in ("chosen", "rejected"):
+      assert pair[field] == f"{code}: {before[field]}"
+  found = next(p for p in pairs if p["id"] == "talk")
+  assert found["prompt"] == [f"eng_Latn: {t}" for t in talk["prompt"]]
