@@ -49,23 +49,28 @@ def verifiable_scores(
 RawScore = Callable[[np.ndarray], np.ndarray]
 
 
-def learned(
-  *, apply: Callable, reward_params: Any, place: Callable
-) -> RawScore:
-  """The raw score of a reward model.
-
-  Args:
-    apply: of the reward model's decoder.
-    reward_params: of `mlm.alignment.reward_model`.
-    place: puts a dict of host arrays on the mesh.
-  """
-  of_rows = mesh_lib.jit(
+def make_reward_scores(apply: Callable) -> Callable:
+  """Jitted (reward params, rows on the mesh) -> raw scores, of a decoder."""
+  return mesh_lib.jit(
     lambda params, rows: reward_model.scores(
       apply, params, rows, pad_id=special.PAD_ID
     )
   )
+
+
+def learned(
+  *, reward_scores: Callable, reward_params: Any, place: Callable
+) -> RawScore:
+  """The raw score of a reward model.
+
+  Args:
+    reward_scores: of `make_reward_scores`; reward models of one shape can share
+      it, which is then compiled once.
+    reward_params: of `mlm.alignment.reward_model`.
+    place: puts a dict of host arrays on the mesh.
+  """
   return lambda rows: np.asarray(
-    of_rows(reward_params, place({"rows": rows})["rows"])
+    reward_scores(reward_params, place({"rows": rows})["rows"])
   )
 
 

@@ -128,7 +128,9 @@ def open_score(
   )
   return scoring.make_score(
     raw_score=scoring.learned(
-      apply=model.apply, reward_params=params, place=step.make_place(mesh)
+      reward_scores=scoring.make_reward_scores(model.apply),
+      reward_params=params,
+      place=step.make_place(mesh),
     ),
     mean=mean,
     std=std,

@@ -5,6 +5,7 @@ A file of responses has a JSON line a prompt: {"id", "language", "prompt",
 and may be missing.
 """
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,6 +64,17 @@ def read_prompts(
   return generation.spread_over_languages(rows, limit)
 
 
+@functools.lru_cache(maxsize=2)
+def _sampler(shape: str, **settings):
+  """Policies of one shape share a program, which is compiled once."""
+  return rollouts.make_sampler(
+    models.of_shape(shape),
+    eos_id=special.EOS_ID,
+    pad_id=special.PAD_ID,
+    **settings,
+  )
+
+
 def sample(
   policy: str,
   rows: Sequence[Mapping],
@@ -90,7 +102,7 @@ def sample(
     batch_size: prompts at a time.
     seed: of sampling.
   """
-  _, model, params = models.open_decoder(
+  config, _, params = models.open_decoder(
     policy,
     mesh=mesh,
     tokenizer_sha256=load.read_card(tokenizer)["model_sha256"],
@@ -98,13 +110,11 @@ def sample(
   return generation.sample_responses(
     rows,
     params=params,
-    sample=rollouts.make_sampler(
-      model,
+    sample=_sampler(
+      models.shape_of(config),
       response_length=response_length,
       samples_per_prompt=samples_per_prompt,
       temperature=temperature,
-      eos_id=special.EOS_ID,
-      pad_id=special.PAD_ID,
     ),
     place=step.make_place(mesh),
     processor=load.load(tokenizer),

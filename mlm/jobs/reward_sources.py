@@ -1,5 +1,7 @@
 """Opening what can score responses: reward models, and policies after DPO."""
 
+import functools
+
 from jax.sharding import Mesh
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
@@ -8,6 +10,20 @@ from mlm.checkpoints import manager
 from mlm.jobs import models
 from mlm.models import decoder, families
 from mlm.training import step
+
+# Rewards of one shape share a program, which is compiled once.
+
+
+@functools.lru_cache(maxsize=2)
+def _reward_scores(shape: str):
+  return scoring.make_reward_scores(models.of_shape(shape).apply)
+
+
+@functools.lru_cache(maxsize=2)
+def _logprob_pair(shape: str):
+  apply = models.of_shape(shape).apply
+  backend = linear_cross_entropy.default_backend()
+  return rloo.make_logprob_pair(apply, apply, backend=backend)
 
 
 def open_raw_score(
@@ -43,13 +59,17 @@ def open_raw_score(
       mesh=mesh,
       metadata={"tokenizer_sha256": tokenizer_sha256},
     )
-    return scoring.learned(apply=model.apply, reward_params=params, place=place)
+    return scoring.learned(
+      reward_scores=_reward_scores(models.shape_of(config)),
+      reward_params=params,
+      place=place,
+    )
   if not dpo_reference:
     raise ValueError(
       f"{directory} is a policy of align_dpo, whose reward is its log ratio to "
       "the model that it began with; give that as DPO_REFERENCE"
     )
-  (_, model, policy), (_, _, reference) = (
+  (config, _, policy), (_, _, reference) = (
     models.open_decoder(output, mesh=mesh, tokenizer_sha256=tokenizer_sha256)
     for output in (directory, dpo_reference)
   )
@@ -59,11 +79,7 @@ def open_raw_score(
       "fingerprint); correct DPO_REFERENCE"
     )
   return scoring.implicit(
-    logprob_pair=rloo.make_logprob_pair(
-      model.apply,
-      model.apply,
-      backend=linear_cross_entropy.default_backend(),
-    ),
+    logprob_pair=_logprob_pair(models.shape_of(config)),
     policy=policy,
     reference=reference,
     beta=found["objective"]["beta"],

@@ -11,6 +11,7 @@ from mlm.instructions import records
 from mlm.jobs import (
   compare,
   judges,
+  responses,
   reward_sources,
   transfer,
   translate_preferences,
@@ -167,8 +168,12 @@ def test_samples_and_scores_are_kept_and_other_settings_refused(
 ):
   output, results = transferred
   (output / "results.json").unlink()
-  monkeypatch.setattr(reward_sources, "open_raw_score", None)
-  monkeypatch.setattr(transfer.responses, "sample", None)
+
+  def refuse(*_, **__):
+    raise AssertionError("made again")
+
+  monkeypatch.setattr(reward_sources, "open_raw_score", refuse)
+  monkeypatch.setattr(responses, "sample", refuse)
   runs = {"rloo": {"eng_Latn": {"rus_Cyrl": str(output.parent / "run")}}}
   assert _transfer(aligned, output, runs=runs) == results
   (output / "results.json").unlink()
@@ -194,9 +199,19 @@ def test_mistakes_are_told_before_any_work(aligned, tmp_path, change, message):
 def test_pairs_are_written_in_the_words_of_the_target(aligned, tmp_path):
   source = tmp_path / "preferences"
   source.mkdir()
-  talk = {**aligned.pairs[0], "id": "talk", "prompt": ["one", "two", "three"]}
+  written = [
+    {
+      "id": code,
+      "language": code,
+      "prompt": "one" if code != "tha_Thai" else ["one", "two", "three"],
+      "chosen": f"good {code}",
+      "rejected": f"bad {code}",
+      "source": "made for this test",
+    }
+    for code in (*aligned.languages, "hin_Deva")
+  ]
   for split in ("train", "validation"):
-    records.write_records(source / f"{split}.jsonl", [*aligned.pairs, talk])
+    records.write_records(source / f"{split}.jsonl", written)
 
   def translator(texts, code, target):
     assert target == "hin_Deva"
@@ -209,8 +224,8 @@ def test_pairs_are_written_in_the_words_of_the_target(aligned, tmp_path):
     output=str(tmp_path / "out"),
   )
   pairs = records.read_records(tmp_path / "out" / "train.jsonl")
-  assert len(pairs) == len(aligned.pairs) + 1
-  of = {p["id"]: p for p in [*aligned.pairs, talk]}
+  assert {p["id"] for p in pairs} == set(aligned.languages)
+  of = {p["id"]: p for p in written}
   for pair in pairs:
     before = of[pair["id"]]
     assert pair["language"] == "hin_Deva"
@@ -218,5 +233,8 @@ def test_pairs_are_written_in_the_words_of_the_target(aligned, tmp_path):
     assert code == before["language"]
     for field in ("chosen", "rejected"):
       assert pair[field] == f"{code}: {before[field]}"
-  found = next(p for p in pairs if p["id"] == "talk")
-  assert found["prompt"] == [f"eng_Latn: {t}" for t in talk["prompt"]]
+  prompts_of = {p["id"]: p["prompt"] for p in pairs}
+  assert prompts_of["eng_Latn"] == "eng_Latn: one"
+  assert prompts_of["tha_Thai"] == [
+    f"tha_Thai: {turn}" for turn in ("one", "two", "three")
+  ]
