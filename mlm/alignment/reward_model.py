@@ -27,6 +27,11 @@ def init(decoder_params: dict, d_model: int) -> dict:
   }
 
 
+def logical_axes(decoder_axes: dict) -> dict:
+  """Of reward-model params, from those of the decoder."""
+  return {"decoder": decoder_axes, "score": ("embed",)}
+
+
 def model_inputs(rows: jax.Array, pad_id: int) -> dict[str, jax.Array]:
   """What the decoder reads of whole token rows, int32 [N, T] each.
 

@@ -89,7 +89,7 @@ def implicit(
   pairs is so a reward of responses in any language that its model reads.
 
   Args:
-    logprob_pair: of `mlm.alignment.rloo.make_logprob_pair`.
+    logprob_pair: of `mlm.alignment.rollout_batches.make_logprob_pair`.
     policy: params after DPO.
     reference: params that DPO began with.
     beta: of DPO's objective.

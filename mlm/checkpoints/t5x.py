@@ -1,4 +1,7 @@
-"""Checkpoints of t5x's T5, mT5 and umT5, and our encoder–decoders, both ways.
+"""Checkpoints of t5x, and our models, both ways.
+
+Those of its networks T5 1.1, mT5 and umT5 are our encoder–decoders. A decoder,
+which it trains by `mlm.t5x`, has our names in its checkpoints too.
 
 Of the two formats of a folder checkpoint_<step>:
 
@@ -8,7 +11,8 @@ Of the two formats of a folder checkpoint_<step>:
   orbax   state, an OCDBT database of the same zarr arrays. Read.
 
 The optimizer's state is neither read nor written. No file says what shape the
-model has: the arrays do, together with what t5x's networks fix.
+model has: of an encoder–decoder the arrays do, together with what t5x's networks
+fix; a decoder's must be given.
 """
 
 import os
@@ -23,7 +27,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from mlm.checkpoints import t5x_tables, tables
-from mlm.models import encdec, families
+from mlm.models import decoder, encdec, families
 
 _PARAMS = "target"
 _VERSION = 3  # of the legacy format
@@ -182,22 +186,46 @@ def read_config(
   )
 
 
-def _abstract(config: encdec.EncoderDecoderConfig) -> Any:
-  return jax.eval_shape(encdec.build(config).init, jax.random.key(0))
+def _abstract(config: families.Config) -> Any:
+  return jax.eval_shape(families.build(config).init, jax.random.key(0))
+
+
+def _rows(
+  config: families.Config, *, is_scanned: bool
+) -> tuple[tables.Row, ...]:
+  if isinstance(config, decoder.DecoderConfig):
+    return t5x_tables.own_rows(tables.flat(_abstract(config)))
+  return t5x_tables.rows(
+    is_scanned=is_scanned, relative_bias=config.relative_bias
+  )
+
+
+def _is_written_scanned(config: families.Config) -> bool:
+  return getattr(config, "relative_bias", None) == "layer"
 
 
 def shapes(
-  config: encdec.EncoderDecoderConfig, *, is_scanned: bool
+  config: families.Config, *, is_scanned: bool
 ) -> dict[str, tuple[int, ...]]:
   """{name: shape} of all their params of a configuration."""
-  rows = t5x_tables.rows(
-    is_scanned=is_scanned, relative_bias=config.relative_bias
-  )
+  rows = _rows(config, is_scanned=is_scanned)
   return tables.shapes(rows, _abstract(config))
 
 
+def traced_from_t5x(config: families.Config, params: Any) -> Any:
+  """Our params of t5x's tree, within a program that jax traces."""
+  rows = _rows(config, is_scanned=_is_written_scanned(config))
+  return tables.traced_read(rows, _abstract(config), tables.flat(params))
+
+
+def traced_to_t5x(config: families.Config, params: Any) -> dict[str, Any]:
+  """t5x's tree of our params, within a program that jax traces."""
+  rows = _rows(config, is_scanned=_is_written_scanned(config))
+  return tables.nested(tables.traced_write(rows, params))
+
+
 def from_t5x(
-  config: encdec.EncoderDecoderConfig,
+  config: families.Config,
   tensors: Mapping[str, Any],
   *,
   shardings: Any,
@@ -205,7 +233,7 @@ def from_t5x(
   """Our params, float32, of their arrays.
 
   Args:
-    config: of `read_config`.
+    config: of `read_config`, or a decoder's.
     tensors: of `read`, of scanned layers or of each.
     shardings: tree like params of where each is to live.
 
@@ -218,16 +246,26 @@ def from_t5x(
     tensors, shapes(config, is_scanned=is_scanned), optional=()
   )
   if problems:
+    kind = "decoder" if isinstance(config, decoder.DecoderConfig) else "T5"
     raise ValueError(
-      "the arrays are not those of a T5, mT5 or umT5 of this shape:\n  "
+      f"the arrays are not those of a {kind} of this shape:\n  "
       + "\n  ".join(problems)
       + "\nof t5x's networks, those with gated GELU and an output matrix of "
-      "their own are here"
+      "their own are here, and our decoders"
     )
-  rows = t5x_tables.rows(
-    is_scanned=is_scanned, relative_bias=config.relative_bias
-  )
+  rows = _rows(config, is_scanned=is_scanned)
   return tables.read(rows, _abstract(config), tensors, shardings=shardings)
+
+
+def check_fixed(config: encdec.EncoderDecoderConfig) -> None:
+  """Raises ValueError if t5x's networks lack what the configuration has."""
+  needed = {**_FIXED, "num_buckets": 32}
+  found = {name: getattr(config, name) for name in needed}
+  if found != needed:
+    raise ValueError(
+      f"the model has {found}, t5x's networks {needed}, and none of their files "
+      "would tell; change the model, or use another format"
+    )
 
 
 def write(
@@ -240,7 +278,7 @@ def write(
   """Writes params in the legacy format, one array at a time, at step 0.
 
   Layers are apart for mT5, as examples/t5 has them, and scanned for umT5, as
-  scalable_t5 does.
+  scalable_t5 does; a decoder's are as ours.
 
   Args:
     folder: checkpoint_0, made if missing.
@@ -251,21 +289,9 @@ def write(
   Raises:
     ValueError: if t5x's networks lack what the configuration has.
   """
-  if not isinstance(config, encdec.EncoderDecoderConfig):
-    raise ValueError(
-      "t5x's format is here for encoder–decoders; export a decoder in another"
-    )
-  needed = {**_FIXED, "num_buckets": 32}
-  found = {name: getattr(config, name) for name in needed}
-  if found != needed:
-    raise ValueError(
-      f"the model has {found}, t5x's networks {needed}; export it in another "
-      "format"
-    )
-  rows = t5x_tables.rows(
-    is_scanned=config.relative_bias == "layer",
-    relative_bias=config.relative_bias,
-  )
+  if isinstance(config, encdec.EncoderDecoderConfig):
+    check_fixed(config)
+  rows = _rows(config, is_scanned=_is_written_scanned(config))
   os.makedirs(folder, exist_ok=True)
   target: dict[str, Any] = {}
   for name, array in tables.write(rows, params):

@@ -1,11 +1,13 @@
-"""Tables: t5x's names of the T5 family, and what of ours they are.
+"""Tables: t5x's names of our params.
 
 Their kernels are [inputs, outputs] as ours. examples/t5 (T5 1.1, mT5) joins the
 heads and names each layer. scalable_t5 (umT5) has the heads apart and a relative
-bias in every layer; when it scans, layers are stacked on the second axis.
+bias in every layer; when it scans, layers are stacked on the second axis. Of our
+decoders it has no like: what it trains of them, by `mlm.t5x`, has our names.
 """
 
 import math
+from collections.abc import Iterable
 
 from mlm.checkpoints.tables import Layout, Row
 
@@ -102,3 +104,8 @@ def rows(*, is_scanned: bool, relative_bias: str) -> tuple[Row, ...]:
     name = f"{place}/relpos_bias/rel_embedding"
     found.append(Row(name, (f"{ours}/relative_bias",), layout))
   return tuple(found)
+
+
+def own_rows(paths: Iterable[str]) -> tuple[Row, ...]:
+  """The table of a model that has the names and shapes of our params."""
+  return tuple(Row(path, (path,), _SAME) for path in paths)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -162,3 +163,49 @@ def write(
       of_path[path][place] if place else of_path[path] for path in row.ours
     ]
     yield name, np.ascontiguousarray(row.layout.write([*map(np.asarray, ours)]))
+
+
+def nested(tensors: Mapping[str, Any]) -> dict[str, Any]:
+  """{"a/b": tensor} as {"a": {"b": tensor}}."""
+  tree: dict[str, Any] = {}
+  for name, tensor in tensors.items():
+    *parents, last = name.split("/")
+    inner = tree
+    for parent in parents:
+      inner = inner.setdefault(parent, {})
+    inner[last] = tensor
+  return tree
+
+
+def traced_read(
+  rows: Iterable[Row], abstract: Any, tensors: Mapping[str, Any]
+) -> dict[str, Any]:
+  """As `read`, within a program that jax traces, of arrays of ours' dtype.
+
+  Args:
+    rows: the table.
+    abstract: our params, or what has their shapes and dtypes.
+    tensors: name -> array.
+  """
+  parts: dict[str, list] = {}
+  for name, row, _, leaves in _tensors(rows, abstract):
+    for part, (path, leaf) in enumerate(zip(row.ours, leaves, strict=True)):
+      ours = row.layout.read(tensors[name], leaf.shape)[part]
+      parts.setdefault(path, []).append(ours)
+  made = {}
+  for path, leaf in flat(abstract).items():
+    first, *others = parts[path]
+    whole = jnp.stack(parts[path]) if others else first
+    made[path] = whole.reshape(leaf.shape)
+  return nested(made)
+
+
+def traced_write(
+  rows: Iterable[Row], params: Mapping[str, Any]
+) -> dict[str, Any]:
+  """As `write`, within a program that jax traces: {name: array}."""
+  of_path = flat(params)
+  return {
+    name: row.layout.write([of_path[path][place] for path in row.ours])
+    for name, row, place, _ in _tensors(rows, params)
+  }

@@ -53,6 +53,13 @@ def check_ids(
     )
 
 
+def row_shapes(objective: Objective) -> dict[str, int]:
+  """Length of each feature of an objective's rows."""
+  window = np.full(objective.raw_length, special.UNK_ID, np.int32)
+  row = objective.features(window, np.random.default_rng(0))
+  return {name: len(of) for name, of in row.items()}
+
+
 def _padded(values: np.ndarray, length: int) -> np.ndarray:
   result = np.zeros(length, np.int32)
   result[: len(values)] = values

@@ -1,4 +1,4 @@
-"""One seqio task a language over the document shards of a corpus."""
+"""One seqio task a language: over the documents of a corpus, or its tokens."""
 
 import functools
 import glob
@@ -6,15 +6,17 @@ import json
 import os
 from collections.abc import Mapping
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
-from mlm.data import task_names
+from mlm.data import objectives, task_names, token_stream
 from mlm.languages import registry
 from mlm.text import documents
 from mlm.tokenizers import load, vocabularies
 
 SPLITS = ("train", "validation")
+_SHUFFLED_WINDOWS = 1 << 20  # numbers in a shuffle's buffer, 8 MiB
 
 # Registered task -> the arguments that made it.
 _arguments: dict[str, tuple] = {}
@@ -61,13 +63,7 @@ def register_tasks(
       continue
     name = task_names.task_name(prefix, code)
     names.append(name)
-    if name in seqio.TaskRegistry.names():
-      if _arguments.get(name) != arguments:
-        raise ValueError(
-          f"task {name} is registered with {_arguments.get(name)}, not "
-          f"{arguments}; use another prefix, or "
-          f"seqio.TaskRegistry.remove({name!r}) first"
-        )
+    if _is_registered(name, arguments):
       continue
     shards = {
       split: shard_paths(corpus, code, split)
@@ -100,6 +96,128 @@ def register_tasks(
     )
     _arguments[name] = arguments
   return names
+
+
+def _is_registered(name: str, arguments: tuple) -> bool:
+  """Whether it is, with these arguments; raises ValueError if with others."""
+  if name not in seqio.TaskRegistry.names():
+    return False
+  if _arguments.get(name) != arguments:
+    raise ValueError(
+      f"task {name} is registered with {_arguments.get(name)}, not "
+      f"{arguments}; use another prefix, or "
+      f"seqio.TaskRegistry.remove({name!r}) first"
+    )
+  return True
+
+
+def register_window_tasks(
+  *,
+  tokens: str,
+  tokenizer: str,
+  objective: objectives.Objective,
+  prefix: str,
+) -> list[str]:
+  """Registers a task for every language of a token cache.
+
+  An example is {"inputs", "targets"}, both int32: a window of the language's
+  tokens as the objective makes it for an encoder–decoder, without padding. In
+  each epoch windows follow each other with none left out but the last, shorter
+  one; shuffling is of all windows.
+
+  Registering again with the same arguments changes nothing.
+
+  Args:
+    tokens: directory of the job cache_tokens; only its train split.
+    tokenizer: tokenizer directory, the one that made the tokens.
+    objective: of `mlm.data.objectives` or `mlm.data.ul2`.
+    prefix: first part of the task names, e.g. "mc4_spans".
+
+  Returns:
+    Names `prefix.code`.
+
+  Raises:
+    FileNotFoundError: if the cache or the tokenizer is unfinished.
+    ValueError: if the tokens are of another tokenizer, the objective is a
+      decoder's, or a task of that name was registered with other arguments.
+  """
+  if "encoder_input_tokens" not in objectives.row_shapes(objective):
+    raise ValueError(
+      f"the objective {objective.settings['objective']!r} makes rows for a "
+      "decoder; choose one for an encoder–decoder"
+    )
+  vocabulary = vocabularies.vocabulary(tokenizer)
+  sha256 = load.read_card(tokenizer)["model_sha256"]
+  arguments = (os.path.abspath(tokens), sha256, repr(objective.settings))
+  names = []
+  for cached in token_stream.cached_tasks(tokens, "train"):
+    name = task_names.task_name(prefix, task_names.checked_language(cached))
+    names.append(name)
+    if _is_registered(name, arguments):
+      continue
+    stream = token_stream.TokenStream(tokens, cached, "train", sha256)
+    size = min(objective.raw_length, stream.num_tokens)
+    feature = seqio.Feature(vocabulary, add_eos=True, dtype=tf.int32)
+    seqio.TaskRegistry.add(
+      name,
+      source=seqio.FunctionDataSource(
+        functools.partial(_windows, stream=stream, size=size),
+        splits=["train"],
+        num_input_examples={"train": stream.num_tokens // size},
+      ),
+      preprocessors=[
+        functools.partial(_inputs_and_targets, objective=objective)
+      ],
+      output_features={"inputs": feature, "targets": feature},
+    )
+    _arguments[name] = arguments
+  return names
+
+
+def _windows(
+  split: str,
+  shuffle_files: bool,
+  seed: int | None = None,
+  *,
+  stream: token_stream.TokenStream,
+  size: int,
+) -> tf.data.Dataset:
+  del split
+  count = stream.num_tokens // size
+  numbers = tf.data.Dataset.range(count)
+  if shuffle_files:
+    numbers = numbers.shuffle(min(count, _SHUFFLED_WINDOWS), seed=seed)
+
+  def read(number):
+    return stream.read(int(number) * size, size).astype(np.int32)
+
+  def to_example(number):
+    tokens = tf.numpy_function(read, [number], tf.int32, stateful=False)
+    return {"tokens": tf.ensure_shape(tokens, [size])}
+
+  return numbers.map(to_example)
+
+
+def _inputs_and_targets(
+  dataset: tf.data.Dataset, *, objective: objectives.Objective
+) -> tf.data.Dataset:
+  def features(tokens, seed):
+    row = objective.features(tokens, np.random.default_rng(seed.tolist()))
+    inputs = row["encoder_input_tokens"][row["encoder_segment_ids"] > 0]
+    targets = row["decoder_target_tokens"][row["decoder_segment_ids"] > 0]
+    return inputs.astype(np.int32), targets.astype(np.int32)
+
+  @seqio.map_over_dataset(num_seeds=1)
+  def to_example(example, seed):
+    inputs, targets = tf.numpy_function(
+      features, [example["tokens"], seed], [tf.int32, tf.int32], stateful=False
+    )
+    return {
+      "inputs": tf.ensure_shape(inputs, [None]),
+      "targets": tf.ensure_shape(targets, [None]),
+    }
+
+  return to_example(dataset)
 
 
 def shard_paths(corpus: str, code: str, split: str) -> list[str]:

@@ -2,169 +2,26 @@
 
 import dataclasses
 import functools
-import json
-import logging
 import os
-from collections.abc import Sequence
 
-import jax
-import numpy as np
-
-from beam_pipelines import langid
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.alignment import (
-  calibration,
-  estimators,
-  generation,
-  rewards,
-  rloo,
-  scoring,
-)
-from mlm.data import prompts
-from mlm.decoding import rollouts
-from mlm.instructions import records as records_lib
-from mlm.jobs import models, train_reward_model, training_run
+from mlm.alignment import estimators, rloo
+from mlm.jobs import rollout_jobs, training_run
 from mlm.languages import registry
-from mlm.models import adapters as adapters_lib
-from mlm.sharding import mesh as mesh_lib
-from mlm.sharding import rules
-from mlm.tokenizers import load, special
-from mlm.training import losses, step
+from mlm.training import losses
 from mlm.training.optimizers import MakeOptimizer
 
 HISTORY_FILE = "rewards.jsonl"  # what a moving average is taken over
 
 
-def read_calibration(directory: str) -> dict:
-  """What train_reward_model measured; see `calibration.summarize`."""
-  path = os.path.join(directory, train_reward_model.CALIBRATION_FILE)
-  if not os.path.exists(path):
-    raise FileNotFoundError(
-      f"no {path}; run train_reward_model to its end first"
-    )
-  with open(path, encoding="utf-8") as f:
-    return json.load(f)
-
-
-def reward_model_identity(directory: str) -> dict:
-  """{"fingerprint", "seed"} of a reward model, from its calibration.
-
-  Raises:
-    ValueError: if the calibration was written before it held them.
-  """
-  found = read_calibration(directory)
-  names = ("fingerprint", "seed")
-  if missing := [name for name in names if name not in found]:
-    raise ValueError(
-      f"the calibration in {directory} has no {' and no '.join(missing)}; run "
-      "train_reward_model again: it measures without training again"
-    )
-  return {name: found[name] for name in names}
-
-
-def check_above_chance(
-  directory: str, languages: Sequence[str], *, chance_gate: str
-) -> None:
-  """Stops or warns before a policy learns from a reward model at chance.
-
-  Args:
-    directory: output directory of train_reward_model.
-    languages: codes that the policy will be trained in.
-    chance_gate: "refuse" or "warn".
-
-  Raises:
-    ValueError: with "refuse", if the model's held-out accuracy is not above a
-      half with confidence in one of the languages; the message has the numbers.
-  """
-  if chance_gate not in ("refuse", "warn"):
-    raise ValueError(f"chance_gate {chance_gate!r} must be 'refuse' or 'warn'")
-  told = calibration.at_chance(read_calibration(directory), languages)
-  if not told:
-    return
-  lines = "\n".join(f"  {code}: {why}" for code, why in told.items())
-  message = (
-    f"the reward model in {directory} is not above chance in {len(told)} of "
-    f"{len(languages)} languages:\n{lines}\noptimizing it there is known to "
-    "make answers worse; train it on more pairs of these languages, leave them out, "
-    "or set CHANCE_GATE to 'warn'"
-  )
-  if chance_gate == "refuse":
-    raise ValueError(message)
-  logging.warning(message)
-
-
-def open_score(
-  directory: str,
-  *,
-  model,
-  config,
-  mesh,
-  tokenizer: str,
-  processor,
-  languages: Sequence[str],
-  standardize_by_language: bool,
-):
-  """The scoring function of a trained reward model; see `scoring.make_score`.
-
-  Args:
-    directory: output directory of train_reward_model.
-    model: decoder below the reward model.
-    config: its configuration.
-    mesh: of `mlm.sharding.mesh.make_mesh`.
-    tokenizer: tokenizer directory.
-    processor: SentencePiece processor of it.
-    languages: codes of what will be scored.
-    standardize_by_language: see `calibration.standardization`.
-  """
-  mean, std = calibration.standardization(
-    read_calibration(directory), languages, by_language=standardize_by_language
-  )
-  params = models.open_reward_model(
-    directory,
-    model=model,
-    d_model=config.d_model,
-    mesh=mesh,
-    metadata={"tokenizer_sha256": load.read_card(tokenizer)["model_sha256"]},
-  )
-  return scoring.make_score(
-    raw_score=scoring.learned(
-      reward_scores=scoring.make_reward_scores(model.apply),
-      reward_params=params,
-      place=step.make_place(mesh),
-    ),
-    mean=mean,
-    std=std,
-    processor=processor,
-    identify=langid.identify,
-  )
-
-
 def align_rloo(
   *,
-  tokenizer: str,
-  initial: str,
-  reward_model_dir: str,
-  records: str,
+  rollouts: rollout_jobs.Settings,
   output: str,
-  tasks: list,
   optimizer: MakeOptimizer,
-  mesh_shape: dict,
-  prompts_per_step: int,
-  samples_per_prompt: int,
   updates_per_rollout: int,
-  prompt_lengths: list,
-  response_length: int,
-  num_steps: int,
-  sampling_temperature: float,
-  language_temperature: float,
-  reward_weights: dict,
-  standardize_by_language: bool,
-  chance_gate: str,
   estimator: estimators.Estimator,
-  adapters: adapters_lib.AdapterConfig | None,
-  reference_dtype: str,
-  max_logprob_gap: float,
-  seed: int,
+  num_steps: int,
   checkpoint_period: int,
   log_period: int,
 ) -> None:
@@ -173,144 +30,19 @@ def align_rloo(
   Or with another policy gradient: what libraries do differently is `estimator`.
 
   Args:
-    tokenizer: tokenizer directory of the initial model.
-    initial: output directory of finetune; also the frozen reference.
-    reward_model_dir: output directory of train_reward_model.
-    records: output directory of make_instructions; train prompts are used.
+    rollouts: the policy, its prompts, samples and rewards.
     output: directory for checkpoints and metrics.
-    tasks: tasks whose prompts are used.
     optimizer: of `mlm.training.optimizers`.
-    mesh_shape: of `mlm.sharding.mesh.make_mesh`.
-    prompts_per_step: B.
-    samples_per_prompt: k; at least 2 where siblings are the baseline.
     updates_per_rollout: steps whose responses are sampled from one policy, each
       learned from once; checkpoint_period must be a multiple.
-    prompt_lengths: of a batch's prompts, the least that holds them is taken;
-      the last is the largest.
-    response_length: tokens of a response.
-    num_steps: updates.
-    sampling_temperature: of the rollouts; training logits are not divided by
-      it, so only 1.0 is on-policy and other values are refused.
-    language_temperature: T of p ∝ n^(1/T) over prompts.
-    reward_weights: part -> weight, see `mlm.alignment.rewards`.
-    standardize_by_language: whether the learned reward has mean 0 and deviation
-      1 over the reference's samples in each language, or in all together.
-    chance_gate: "refuse" or "warn" where the reward model's held-out accuracy
-      in a language of the prompts is not above a half with confidence.
     estimator: of the gradient; see `mlm.alignment.estimators`.
-    adapters: those to train over the model, which then is the reference as it
-      is; None to train the model, beside a copy of it.
-    reference_dtype: of that copy's params, "float32" or "bfloat16".
-    max_logprob_gap: largest difference of a token's log-probability between
-      decoding and the training forward, in nats; more stops the run.
-    seed: of prompts and samples.
+    num_steps: updates.
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
   """
-  if sampling_temperature != 1.0:
-    raise ValueError(
-      f"sampling_temperature {sampling_temperature}: log-probabilities are "
-      "taken at temperature 1, so samples at another are off-policy; use 1.0"
-    )
-  if set(reward_weights) != {*rewards.PARTS, "reward_model"}:
-    raise ValueError(
-      f"reward_weights {sorted(reward_weights)} must name exactly "
-      f"{sorted([*rewards.PARTS, 'reward_model'])}"
-    )
-  if updates_per_rollout < 1 or checkpoint_period % updates_per_rollout:
-    raise ValueError(
-      f"checkpoint_period {checkpoint_period} must be a multiple of "
-      f"updates_per_rollout {updates_per_rollout}, at least 1, so that no "
-      "rollout is cut in two by resuming"
-    )
-  if reference_dtype not in ("float32", "bfloat16"):
-    raise ValueError(
-      f"reference_dtype {reference_dtype!r} must be 'float32' or 'bfloat16'"
-    )
-  mesh = mesh_lib.make_mesh(mesh_shape)
-  rules.check_batch(prompts_per_step, mesh)
-  processor = load.load(tokenizer)
-  sha256 = load.read_card(tokenizer)["model_sha256"]
-  chosen = [
-    r
-    for r in records_lib.read_records(os.path.join(records, "train.jsonl"))
-    if r["task"] in tasks
-  ]
-  languages = sorted({r["language"] for r in chosen})
-  check_above_chance(reward_model_dir, languages, chance_gate=chance_gate)
-  identity = reward_model_identity(reward_model_dir)
-  draw = prompts.record_drawer(
-    chosen,
-    batch_size=prompts_per_step,
-    temperature=language_temperature,
-    seed=seed,
-  )
-
-  def prompts_of_step(number):
-    drawn = draw(number)
-    arrays = generation.prompt_arrays(
-      drawn, processor=processor, prompt_length=max(prompt_lengths)
-    )
-    return {
-      "prompts": rollouts.trimmed(
-        arrays["prompts"], prompt_lengths, pad_id=special.PAD_ID
-      ),
-      "prompt_ids": arrays["prompt_ids"],
-      "language_ids": np.array(
-        [registry.index(r["language"]) for r in drawn], np.int32
-      ),
-    }
-
-  config, model, params = models.open_decoder(
-    initial, mesh=mesh, tokenizer_sha256=sha256
-  )
-  opened = models.Opened(config, None, model, params)
-  part = models.trained_part(initial, opened, adapters)
-  reference = params
-  if adapters is None:
-    # The first update is given the policy's own buffers to overwrite.
-    reference = jax.tree.map(
-      lambda x: x.astype(reference_dtype, copy=True), params
-    )
-  backend = linear_cross_entropy.default_backend()
-  place = step.make_place(mesh)
-  source = rloo.make_batch_source(
-    prompts=prompts_of_step,
-    sample=rollouts.make_sampler(
-      part.model,
-      response_length=response_length,
-      samples_per_prompt=samples_per_prompt,
-      temperature=sampling_temperature,
-      eos_id=special.EOS_ID,
-      pad_id=special.PAD_ID,
-    ),
-    to_batch=lambda rows, language_ids: prompts.response_batch(
-      rows, language_ids, prompt_length=rows.shape[1] - response_length
-    ),
-    place=place,
-    logprob_pair=rloo.make_logprob_pair(
-      part.model.apply, model.apply, backend=backend
-    ),
-    policy_of=lambda params: part.join(params, part.frozen),
-    reference=reference,
-    score=open_score(
-      reward_model_dir,
-      model=model,
-      config=config,
-      mesh=mesh,
-      tokenizer=tokenizer,
-      processor=processor,
-      languages=languages,
-      standardize_by_language=standardize_by_language,
-    ),
-    reward_of_parts=lambda parts: rewards.weighted_sum(parts, reward_weights),
-    estimator=estimator,
-    updates_per_rollout=updates_per_rollout,
-    max_logprob_gap=max_logprob_gap,
-    history=os.path.join(output, HISTORY_FILE),
-    seed=seed,
-    eos_id=special.EOS_ID,
-  )
+  rollout_jobs.check_periods(checkpoint_period, updates_per_rollout)
+  setup = rollout_jobs.open_rollouts(rollouts)
+  part = setup.part
   training_run.run(
     output=output,
     part=part,
@@ -318,28 +50,29 @@ def align_rloo(
       functools.partial(
         rloo.rloo_loss,
         estimator=estimator,
-        backend=backend,
+        backend=linear_cross_entropy.default_backend(),
         num_languages=registry.NUM_LANGUAGES,
       ),
       part.apply,
     ),
     optimizer=optimizer,
     num_microbatches=1,
-    mesh=mesh,
-    batch_source=source,
+    mesh=setup.mesh,
+    batch_source=rloo.make_batch_source(
+      setup.rollout,
+      policy_of=lambda params: part.join(params, part.frozen),
+      estimator=estimator,
+      updates_per_rollout=updates_per_rollout,
+      history=os.path.join(output, HISTORY_FILE),
+    ),
     num_steps=num_steps,
-    seed=seed,
+    seed=rollouts.seed,
     checkpoint_period=checkpoint_period,
     log_period=log_period,
     metadata={
-      **models.metadata_of(config, sha256),
-      "reward_weights": reward_weights,
-      "reward_model": identity,
-      "standardize_by_language": standardize_by_language,
+      **setup.metadata,
       "estimator": dataclasses.asdict(estimator),
-      "samples_per_prompt": samples_per_prompt,
       "updates_per_rollout": updates_per_rollout,
-      "seed": seed,
     },
   )
   print(f"Model: {output}")

@@ -6,12 +6,18 @@ import os
 import numpy as np
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.alignment import best_of_n, generation, rewards, rloo, scoring
+from mlm.alignment import (
+  best_of_n,
+  generation,
+  rewards,
+  rollout_batches,
+  scoring,
+)
 from mlm.data import prompts
 from mlm.decoding import rollouts
 from mlm.evaluation import bits_per_byte, judge, tables, win_rate
 from mlm.instructions import records as records_lib
-from mlm.jobs import align_rloo, models
+from mlm.jobs import models, rollout_jobs
 from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.text import documents
@@ -120,7 +126,7 @@ def evaluate(
     eos_id=special.EOS_ID,
     pad_id=special.PAD_ID,
   )
-  score = align_rloo.open_score(
+  score = rollout_jobs.open_score(
     reward_model_dir,
     model=model,
     config=config,
@@ -160,7 +166,9 @@ def evaluate(
     verdicts[name] = scoring.verifiable_scores(
       responses[name], language_ids, processor=processor, identify=identify
     )
-  pair = rloo.make_logprob_pair(model.apply, backend=backend)
+  pair = rollout_batches.make_logprob_pair(
+    model.apply, model.apply, backend=backend
+  )
   kl = _kl(
     token_rows,  # of the last policy, the aligned one
     language_ids,

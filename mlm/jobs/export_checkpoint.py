@@ -39,8 +39,9 @@ def export_checkpoint(
   Args:
     initial: output directory of the job whose model it is.
     output: folder for the files.
-    format: "hugging_face", config.json and safetensors files; or "t5x", of an
-      encoder–decoder, a folder checkpoint_0 in its legacy format.
+    format: "hugging_face", config.json and safetensors files; or "t5x", a
+      folder checkpoint_0 in its legacy format, which of a decoder t5x reads
+      with gin/t5x.
     mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     dtype: "float32" or "bfloat16", of the files.
 

@@ -1,5 +1,6 @@
 """Job: a checkpoint of ours from a model of Hugging Face or of t5x."""
 
+import dataclasses
 import json
 import os
 
@@ -18,6 +19,7 @@ from mlm.training import state as train_state
 def import_checkpoint(
   *,
   source: str,
+  model: families.Config | None,
   tokenizer: str,
   output: str,
   mesh_shape: dict,
@@ -29,19 +31,31 @@ def import_checkpoint(
   Args:
     source: folder with config.json and safetensors files, of the model types in
       `mlm.checkpoints.hugging_face_tables`; or a folder checkpoint_<step> of
-      t5x, of T5 1.1, mT5 or umT5.
+      t5x, of T5 1.1, mT5, umT5 or, trained by gin/t5x, of a decoder.
+    model: shape of t5x's decoder, of which its files do not tell; else None.
     tokenizer: directory of the tokenizer that the model was trained with; "" if
       it is not one of ours, and then jobs that read text refuse the model.
     output: directory for checkpoints.
     mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     activation_dtype: "float32" or "bfloat16", of the jobs that follow.
     remat: "none", "minimal" or "full", of the jobs that follow.
+
+  Raises:
+    ValueError: if the model is given where the files tell it.
   """
   mesh = mesh_lib.make_mesh(mesh_shape)
   fields = {"activation_dtype": activation_dtype, "remat": remat}
   if t5x.is_checkpoint(source):
     tensors, from_tensors = t5x.read(source), t5x.from_t5x
-    config = t5x.read_config(tensors, **fields)
+    if model is None:
+      config = t5x.read_config(tensors, **fields)
+    else:
+      config = dataclasses.replace(model, **fields)
+  elif model is not None:
+    raise ValueError(
+      f"{source} is no checkpoint of t5x, and its config.json tells the model; "
+      "leave MODEL at None"
+    )
   else:
     from_tensors = hugging_face.from_hugging_face
     with open(os.path.join(source, "config.json")) as f:

@@ -11,7 +11,7 @@ from mlm.alignment import generation, preferences
 from mlm.checkpoints import manager
 from mlm.evaluation import chat_judge, people
 from mlm.evaluation import judge as judge_lib
-from mlm.jobs import align_rloo, models, reward_sources
+from mlm.jobs import models, reward_sources, rollout_jobs
 from mlm.sharding import rules
 from mlm.tokenizers import load
 
@@ -75,7 +75,7 @@ def check_held_out(directory: str, policies: Sequence[str]) -> None:
     ValueError: if a policy was trained by this reward model, by one of the same
       seed, or by one that its checkpoint does not name.
   """
-  own = align_rloo.reward_model_identity(directory)
+  own = rollout_jobs.reward_model_identity(directory)
   for policy in policies:
     found = manager.read_metadata(models.checkpoints_of(policy))
     if "reward_weights" not in found:
@@ -122,7 +122,7 @@ def held_out_reward_model(
       directory,
       dpo_reference="",
       mesh=setting.mesh,
-      tokenizer_sha256=load.read_card(tokenizer)["model_sha256"],
+      tokenizer=tokenizer,
       prompt_length=prompt_length,
     )
     processor = load.load(tokenizer)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from mlm.alignment import reward_model
 from mlm.checkpoints import manager
 from mlm.models import adapters as adapters_lib
 from mlm.models import decoder, families
@@ -158,35 +157,6 @@ def open_decoder(
       "or give the model below them"
     )
   return opened.config, opened.model, opened.params
-
-
-def open_reward_model(
-  output: str, *, model: decoder.Model, d_model: int, mesh: Mesh, metadata: dict
-) -> Any:
-  """Params of the reward model that train_reward_model wrote.
-
-  Args:
-    output: output directory of train_reward_model.
-    model: decoder below it.
-    d_model: its width.
-    mesh: of `mlm.sharding.mesh.make_mesh`.
-    metadata: entries that the checkpoint's must equal.
-
-  Raises:
-    FileNotFoundError: if there is no checkpoint.
-    ValueError: if metadata differs.
-  """
-  abstract = jax.eval_shape(
-    lambda key: reward_model.init(model.init(key), d_model), jax.random.key(0)
-  )
-  axes = {"decoder": model.logical_axes(), "score": ("embed",)}
-  return manager.restore_params(
-    checkpoints_of(output),
-    train_state.with_shardings(
-      abstract, rules.named_shardings(mesh, axes, abstract)
-    ),
-    metadata=metadata,
-  )
 
 
 def check_decoder(output: str, config: families.Config) -> None:

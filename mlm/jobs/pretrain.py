@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 
 import jax
-import numpy as np
 
 from mlm.checkpoints import manager
 from mlm.data import (
@@ -26,7 +25,7 @@ from mlm.models import adapters as adapters_lib
 from mlm.models import counting, decoder, families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
-from mlm.tokenizers import count, load, special
+from mlm.tokenizers import count, load
 from mlm.training import losses, progress, step
 from mlm.training.optimizers import MakeOptimizer
 
@@ -95,7 +94,7 @@ def pretrain(
   objectives.check_ids(
     objective, num_pieces=vocab_size, vocab_size=model.vocab_size
   )
-  shapes = _row_shapes(objective)
+  shapes = objectives.row_shapes(objective)
   is_decoder = isinstance(model, decoder.DecoderConfig)
   if is_decoder == ("encoder_input_tokens" in shapes):
     raise ValueError(
@@ -247,13 +246,6 @@ def _describe(
       )
     )
   return progress.together(*describes)
-
-
-def _row_shapes(objective: objectives.Objective) -> dict[str, int]:
-  """Length of each feature."""
-  window = np.full(objective.raw_length, special.UNK_ID, np.int32)
-  row = objective.features(window, np.random.default_rng(0))
-  return {name: len(of) for name, of in row.items()}
 
 
 def _check_phases(output: str, phases: list[dict]) -> None:

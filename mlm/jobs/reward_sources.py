@@ -5,10 +5,11 @@ import functools
 from jax.sharding import Mesh
 
 from kernels.linear_cross_entropy import api as linear_cross_entropy
-from mlm.alignment import reference_cache, rloo, scoring
+from mlm.alignment import reference_cache, rollout_batches, scoring
 from mlm.checkpoints import manager
-from mlm.jobs import models
+from mlm.jobs import models, rollout_jobs
 from mlm.models import decoder, families
+from mlm.tokenizers import load
 from mlm.training import step
 
 # Rewards of one shape share a program, which is compiled once.
@@ -23,7 +24,7 @@ def _reward_scores(shape: str):
 def _logprob_pair(shape: str):
   apply = models.of_shape(shape).apply
   backend = linear_cross_entropy.default_backend()
-  return rloo.make_logprob_pair(apply, apply, backend=backend)
+  return rollout_batches.make_logprob_pair(apply, apply, backend=backend)
 
 
 def open_raw_score(
@@ -31,7 +32,7 @@ def open_raw_score(
   *,
   dpo_reference: str,
   mesh: Mesh,
-  tokenizer_sha256: str,
+  tokenizer: str,
   prompt_length: int,
 ) -> scoring.RawScore:
   """The raw score of a reward model, or the implicit one of a DPO policy.
@@ -41,7 +42,7 @@ def open_raw_score(
     dpo_reference: output directory that align_dpo began with; not read for a
       reward model.
     mesh: of `mlm.sharding.mesh.make_mesh`.
-    tokenizer_sha256: of the tokenizer in use; must be the checkpoint's.
+    tokenizer: tokenizer directory; must be the checkpoint's.
     prompt_length: P of the rows that will be scored.
 
   Raises:
@@ -51,13 +52,12 @@ def open_raw_score(
   found = manager.read_metadata(models.checkpoints_of(directory))
   if "objective" not in found:
     config = families.config_of(found["model"])
-    model = decoder.build(config)
-    params = models.open_reward_model(
+    params = rollout_jobs.open_reward_model(
       directory,
-      model=model,
-      d_model=config.d_model,
+      model=decoder.build(config),
+      config=config,
       mesh=mesh,
-      metadata={"tokenizer_sha256": tokenizer_sha256},
+      tokenizer=tokenizer,
     )
     return scoring.learned(
       reward_scores=_reward_scores(models.shape_of(config)),
@@ -70,7 +70,11 @@ def open_raw_score(
       "the model that it began with; give that as DPO_REFERENCE"
     )
   (config, _, policy), (_, _, reference) = (
-    models.open_decoder(output, mesh=mesh, tokenizer_sha256=tokenizer_sha256)
+    models.open_decoder(
+      output,
+      mesh=mesh,
+      tokenizer_sha256=load.read_card(tokenizer)["model_sha256"],
+    )
     for output in (directory, dpo_reference)
   )
   if reference_cache.fingerprint(reference) != found["reference"]:

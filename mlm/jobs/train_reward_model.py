@@ -100,7 +100,7 @@ def train_reward_model(
     part=models.Part(
       init=lambda key: reward_model.init(model.init(key), config.d_model),
       params=reward_model.init(params, config.d_model),
-      logical_axes={"decoder": model.logical_axes(), "score": ("embed",)},
+      logical_axes=reward_model.logical_axes(model.logical_axes()),
     ),
     loss_fn=make_loss(
       model.apply,

@@ -91,7 +91,6 @@ def transfer(
   of_runs = list(_outcomes_of_runs(runs))
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(batch_size, mesh)
-  sha256 = load.read_card(tokenizer)["model_sha256"]
   processor = load.load(tokenizer)
   opened = judge.open(
     judges.Setting(
@@ -143,7 +142,7 @@ def transfer(
       directory,
       dpo_reference=dpo_reference,
       mesh=mesh,
-      tokenizer_sha256=sha256,
+      tokenizer=tokenizer,
       prompt_length=prompt_length,
     )
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from mlm.alignment import estimators, rloo
+from mlm.alignment import estimators, rloo, rollout_batches
 from mlm.data import prompts
 from mlm.decoding import generate
 from mlm.tokenizers import special
@@ -144,7 +144,7 @@ def _source(toy, path, **changes):
     return {"sum": responses.sum(axis=1).astype(np.float32)}
 
   rows = np.full((3, 4), 5, np.int32)
-  return rloo.make_batch_source(
+  rollout = rollout_batches.make_rollout(
     prompts=lambda step: {
       "prompts": rows,
       "prompt_ids": np.arange(3, dtype=np.uint32) + step,
@@ -155,19 +155,22 @@ def _source(toy, path, **changes):
       rows, ids, prompt_length=4
     ),
     place=lambda batch: batch,
-    logprob_pair=rloo.make_logprob_pair(
+    logprob_pair=rollout_batches.make_logprob_pair(
       toy.apply, toy.apply, backend="reference"
     ),
-    policy_of=lambda params: params,
     reference=toy.params(7),
     score=score,
     reward_of_parts=lambda parts: parts["sum"],
-    estimator=dataclasses.replace(PAPER, **settings),
-    updates_per_rollout=updates,
     max_logprob_gap=1e-3,
-    history=str(path),
     seed=3,
     eos_id=special.EOS_ID,
+  )
+  return rloo.make_batch_source(
+    rollout,
+    policy_of=lambda params: params,
+    estimator=dataclasses.replace(PAPER, **settings),
+    updates_per_rollout=updates,
+    history=str(path),
   )
 
 
@@ -264,5 +267,5 @@ def test_padding_is_no_part_of_the_gap():
   sampled = np.array([[0, 0, -1.0, -2.0, 0.0]], np.float32)
   generated = np.array([[-1.25, -2.0, -9.0]], np.float32)
   np.testing.assert_allclose(
-    rloo.logprob_gap(sampled, generated, np.array([2])), [0.25]
+    rollout_batches.logprob_gap(sampled, generated, np.array([2])), [0.25]
   )

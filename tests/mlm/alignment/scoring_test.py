@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlm.alignment import reward_model, rloo, scoring
+from mlm.alignment import reward_model, rollout_batches, scoring
 from mlm.data import prompts
 from mlm.tokenizers import special
 
@@ -24,7 +24,7 @@ def _rows():
 
 def _implicit(toy, beta):
   return scoring.implicit(
-    logprob_pair=rloo.make_logprob_pair(
+    logprob_pair=rollout_batches.make_logprob_pair(
       toy.apply, toy.apply, backend="chunked"
     ),
     policy=toy.params(1),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import trl_parity as parity
-from mlm.alignment import dpo, estimators, reward_model, rloo
+from mlm.alignment import dpo, estimators, reward_model, rloo, rollout_batches
 from mlm.checkpoints import hugging_face
 from mlm.data import prompts
 from mlm.models import decoder
@@ -46,7 +46,7 @@ OBJECTIVES = {
 }
 
 
-_logprobs = rloo.make_logprob_pair(
+_logprobs = rollout_batches.make_logprob_pair(
   MODEL.apply, MODEL.apply, backend="reference"
 )
 

@@ -11,7 +11,7 @@ import pytest
 from mlm.alignment import calibration, dpo
 from mlm.checkpoints import manager
 from mlm.instructions import records
-from mlm.jobs import align_dpo, align_rloo, models, train_reward_model
+from mlm.jobs import align_dpo, models, rollout_jobs, train_reward_model
 from mlm.models import adapters as adapters_lib
 from mlm.training import optimizers, schedules
 
@@ -138,7 +138,7 @@ def _planted(folder):
 def test_the_gate_refuses_a_planted_language_at_chance(tmp_path):
   row = _planted(tmp_path)
   with pytest.raises(ValueError) as error:
-    align_rloo.check_above_chance(
+    rollout_jobs.check_above_chance(
       str(tmp_path), list(WORDS), chance_gate="refuse"
     )
   named = [code for code in WORDS if code in str(error.value)]
@@ -153,15 +153,15 @@ def test_the_gate_lets_other_languages_pass_and_warns_if_told_to(
 ):
   _planted(tmp_path)
   others = [code for code in WORDS if code != "tha_Thai"]
-  align_rloo.check_above_chance(str(tmp_path), others, chance_gate="refuse")
+  rollout_jobs.check_above_chance(str(tmp_path), others, chance_gate="refuse")
   assert not caplog.records
   with caplog.at_level(logging.WARNING):
-    align_rloo.check_above_chance(
+    rollout_jobs.check_above_chance(
       str(tmp_path), list(WORDS), chance_gate="warn"
     )
   assert "tha_Thai: accuracy" in caplog.text
   with pytest.raises(ValueError, match="'refuse' or 'warn'"):
-    align_rloo.check_above_chance(str(tmp_path), others, chance_gate="off")
+    rollout_jobs.check_above_chance(str(tmp_path), others, chance_gate="off")
 
 
 def test_dpo_of_adapters_keeps_them_alone_and_resumes(folder):

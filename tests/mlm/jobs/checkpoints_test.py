@@ -31,9 +31,10 @@ def _source(folder, case, **changes):
   (folder / "config.json").write_text(json.dumps(config_json))
 
 
-def _import(source, output, tokenizer=""):
+def _import(source, output, tokenizer="", model=None):
   import_checkpoint.import_checkpoint(
     source=str(source),
+    model=model,
     tokenizer=str(tokenizer),
     output=str(output),
     mesh_shape=MESH,

@@ -121,7 +121,7 @@ def test_a_reward_chooses_its_best_sample(transferred, aligned):
     aligned.reward_models["rus_Cyrl"],
     dpo_reference="",
     mesh=mesh,
-    tokenizer_sha256=load.read_card(aligned.tokenizer)["model_sha256"],
+    tokenizer=aligned.tokenizer,
     prompt_length=aligned.lengths["prompt_length"],
   )
   samples = np.load(output / "samples" / "eng_Latn.npz")["values"]
@@ -149,10 +149,9 @@ def test_a_reward_chooses_its_best_sample(transferred, aligned):
 def test_the_implicit_reward_is_zero_for_the_reference_itself(
   aligned, tmp_path
 ):
-  sha256 = load.read_card(aligned.tokenizer)["model_sha256"]
   settings = {
     "mesh": mesh_lib.make_mesh(aligned.mesh),
-    "tokenizer_sha256": sha256,
+    "tokenizer": aligned.tokenizer,
     "prompt_length": aligned.lengths["prompt_length"],
   }
   with pytest.raises(ValueError, match="give that as DPO_REFERENCE"):
