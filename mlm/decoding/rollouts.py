@@ -55,6 +55,9 @@ def make_sampler(
 ) -> Callable[..., generate_lib.Generated]:
   """Builds the function that samples responses from the whole distribution.
 
+  All but pad_id: a sampled one would be no token to the training forward, which
+  then sees another response than was sampled.
+
   Args:
     model: of `mlm.models.decoder` or `mlm.models.encdec`.
     response_length: R, the largest response in tokens, EOS included.
@@ -75,7 +78,7 @@ def make_sampler(
     response_length=response_length,
     samples_per_prompt=samples_per_prompt,
     sampling=sampling_lib.Sampling(
-      forbidden_ids=(),
+      forbidden_ids=(pad_id,),
       min_tokens=0,
       temperature=temperature,
       top_k=None,

@@ -95,11 +95,12 @@ def matrices(
   figure, all_axes = plt.subplots(
     1, len(panels), figsize=(0.6 + 3.4 * len(panels), 3.6), squeeze=False
   )
+  order = dict.fromkeys(t for cells in panels.values() for _, t in cells)
   values = [v for cells in panels.values() for v in cells.values()]
   reach = max([5.0, *(abs(v - 50) for v in values)])
   for axes, (name, cells) in zip(all_axes[0], panels.items()):
     sources = list(dict.fromkeys(source for source, _ in cells))
-    targets = list(dict.fromkeys(target for _, target in cells))
+    targets = [t for t in order if any(t == of for _, of in cells)]
     grid = np.array(
       [[cells.get((s, t), np.nan) for t in targets] for s in sources]
     )
