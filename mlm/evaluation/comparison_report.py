@@ -111,7 +111,8 @@ def write_report(
     f"A is {a}, B is {b}. Judge: {judge}, asked in both orders; a win is one in "
     f"both. Intervals are {results['confidence']:.0%} bootstraps over source "
     "prompts, each in all its languages. At equal length: a logistic regression on the difference of "
-    f"lengths, whose slope is {slope['value']:.2f} {told(slope, 2)}."
+    f"lengths, whose slope is {slope['value']:.2f} {told(slope, 2)}. Intervals "
+    "of fewer than twenty source prompts are too narrow."
   )
   if unjudged:
     text += f" Without any verdict: {', '.join(unjudged)}."

@@ -82,6 +82,7 @@ def compare(
     judges.Setting(
       languages=languages,
       policies=[side for side in (a, b) if not side.endswith(".jsonl")],
+      rewards=[],
       output=output,
       mesh=mesh,
     )

@@ -23,12 +23,15 @@ class Setting(NamedTuple):
     languages: codes of the comparisons.
     policies: output directories of the policies compared; those of files of
       responses are not known.
+    rewards: output directories of train_reward_model and align_dpo whose
+      choices are compared.
     output: directory where a judge may keep files.
     mesh: of `mlm.sharding.mesh.make_mesh`.
   """
 
   languages: Sequence[str]
   policies: Sequence[str]
+  rewards: Sequence[str]
   output: str
   mesh: Mesh
 
@@ -64,34 +67,44 @@ def second_identifier(*, tokenizer: str, margin: float) -> OpenJudge:
   return OpenJudge(name, open_judge)
 
 
-def check_held_out(directory: str, policies: Sequence[str]) -> None:
-  """Refuses a reward model as the judge of a policy that it has trained.
+def check_held_out(
+  directory: str, *, policies: Sequence[str], rewards: Sequence[str]
+) -> None:
+  """Refuses a reward model as the judge of what it has trained or chosen.
 
   Args:
     directory: output directory of train_reward_model.
     policies: output directories of policies.
+    rewards: output directories of rewards whose choices are judged.
 
   Raises:
     ValueError: if a policy was trained by this reward model, by one of the same
-      seed, or by one that its checkpoint does not name.
+      seed, or by one that its checkpoint does not name; or one of the rewards
+      is this one or of its seed.
   """
   own = rollout_jobs.reward_model_identity(directory)
+  used = {}
   for policy in policies:
     found = manager.read_metadata(models.checkpoints_of(policy))
     if "reward_weights" not in found:
       continue  # no reward model has trained it
-    trained_by = found.get("reward_model")
-    if trained_by is None:
+    if "reward_model" not in found:
       raise ValueError(
         f"the checkpoint of {policy} does not say which reward model trained "
         "it; align it again, or judge by something else than a reward model"
       )
-    same = [name for name in own if own[name] == trained_by[name]]
+    used[f"the one that trained {policy}"] = found["reward_model"]
+  for reward in rewards:
+    found = manager.read_metadata(models.checkpoints_of(reward))
+    if "objective" not in found:  # of align_dpo: no reward model
+      used[f"the reward {reward}"] = rollout_jobs.reward_model_identity(reward)
+  for name, identity in used.items():
+    same = [part for part in own if own[part] == identity[part]]
     if same:
       raise ValueError(
         f"the reward model in {directory} has the {' and the '.join(same)} of "
-        f"the one that trained {policy}: a policy's own reward cannot judge "
-        "it; train another with another seed, better on other pairs"
+        f"{name}: a reward cannot judge what was made by it; train another "
+        "with another seed, better on other pairs"
       )
 
 
@@ -104,7 +117,7 @@ def held_out_reward_model(
   batch_size: int,
   margin: float,
 ) -> OpenJudge:
-  """A reward model that has not trained the policies; see `check_held_out`.
+  """A reward model that has no part in what it judges; see `check_held_out`.
 
   Args:
     directory: output directory of train_reward_model.
@@ -116,7 +129,9 @@ def held_out_reward_model(
   """
 
   def open_judge(setting):
-    check_held_out(directory, setting.policies)
+    check_held_out(
+      directory, policies=setting.policies, rewards=setting.rewards
+    )
     rules.check_batch(batch_size, setting.mesh)
     raw_score = reward_sources.open_raw_score(
       directory,

@@ -88,7 +88,7 @@ def transfer(
       "needs samples that differ, so a temperature above 0, and n of 1 or more"
     )
   rewards = _rewards_by_directory(grids, policies)
-  of_runs = list(_outcomes_of_runs(runs))
+  of_runs = list(_outcomes_of_runs(runs, judge.name))
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(batch_size, mesh)
   processor = load.load(tokenizer)
@@ -96,6 +96,7 @@ def transfer(
     judges.Setting(
       languages=sorted(policies),
       policies=list(policies.values()),
+      rewards=list(rewards),
       output=output,
       mesh=mesh,
     )
@@ -265,19 +266,35 @@ def _check_codes(codes: Iterable[str]) -> None:
 
 
 def _outcomes_of_runs(
-  runs: Mapping,
+  runs: Mapping, judge: str
 ) -> Iterator[tuple[transfer_lib.Cell, str, str]]:
-  """(cell, outcome, cluster) of each comparison that earlier runs judged."""
+  """(cell, outcome, cluster) of each comparison that earlier runs judged.
+
+  Raises:
+    ValueError: if a run was judged by another judge, or not in the target.
+  """
   for grid, of_sources in runs.items():
     for source, of_targets in of_sources.items():
       _check_codes([*source.split("+"), *of_targets])
       for target, directory in of_targets.items():
+        with open(
+          os.path.join(directory, compare.RESULTS_FILE), encoding="utf-8"
+        ) as f:
+          other = json.load(f)["judge"]
+        if other != judge:
+          raise ValueError(
+            f"{directory} was judged by {other}, not by {judge}: a matrix needs "
+            "one judge; compare again by this one"
+          )
         path = os.path.join(directory, compare.VERDICTS_FILE)
         lines = [
           r for r in records_lib.read_records(path) if r["language"] == target
         ]
         if not lines:
-          raise ValueError(f"{path} has no comparisons in {target}")
+          raise ValueError(
+            f"{path} has no comparisons in {target}; correct the target, or "
+            "compare on prompts in it"
+          )
         for line in lines:
           yield (
             transfer_lib.Cell(grid, source, target),

@@ -287,3 +287,12 @@ def test_a_file_of_something_else_is_refused(serve, tmp_path):
   path.write_text('{"key": "x", "answer": "A"}\nnot json\n')
   with pytest.raises(ValueError, match="line 2 is no answer"):
     _judge(serve(), tmp_path)(COMPARISONS[:1])
+
+
+def test_a_conversation_is_shown_with_its_speakers():
+  prompt = ("Назови фрукт.", "Яблоко.", "Ещё один.")
+  _, user = chat_judge.messages(COMPARISONS[1]._replace(prompt=prompt))
+  assert (
+    "<instruction>\nUser: Назови фрукт.\n\nAssistant: Яблоко.\n\n"
+    "User: Ещё один.\n</instruction>"
+  ) in user["content"]

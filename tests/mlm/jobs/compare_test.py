@@ -1,9 +1,11 @@
 """The job compare on tiny policies: resumed, blinded, and refused."""
 
 import csv
+import http.server
 import json
 import pathlib
 import shutil
+import threading
 
 import pytest
 
@@ -176,12 +178,66 @@ def test_the_reward_model_that_trained_a_policy_may_not_judge_it(
   calibration["seed"] = 17
   (copied / "calibration.json").write_text(json.dumps(calibration))
   with pytest.raises(ValueError, match="has the fingerprint of"):
-    judges.check_held_out(str(copied), [aligned.rloo])
-  judges.check_held_out(own, [aligned.base, aligned.dpo])
+    judges.check_held_out(str(copied), policies=[aligned.rloo], rewards=[])
+  judges.check_held_out(
+    own,
+    policies=[aligned.base, aligned.dpo],
+    rewards=[aligned.dpo, aligned.reward_models["eng_Latn"]],
+  )
+  with pytest.raises(ValueError, match="the fingerprint of the reward"):
+    judges.check_held_out(str(copied), policies=[], rewards=[own])
   del calibration["fingerprint"]
   (copied / "calibration.json").write_text(json.dumps(calibration))
   with pytest.raises(ValueError, match="has no fingerprint"):
-    judges.check_held_out(str(copied), [aligned.rloo])
+    judges.check_held_out(str(copied), policies=[aligned.rloo], rewards=[])
+
+
+class _LikesTheFirst(http.server.BaseHTTPRequestHandler):
+  """A chat model that prefers what it reads first."""
+
+  def do_POST(self):
+    self.rfile.read(int(self.headers["Content-Length"]))
+    message = {"content": "Hard to say.\nA"}
+    data = json.dumps({"choices": [{"message": message}]}).encode()
+    self.send_response(200)
+    self.send_header("Content-Length", str(len(data)))
+    self.end_headers()
+    self.wfile.write(data)
+
+  def log_message(self, *arguments):
+    pass
+
+
+def test_a_chat_model_that_looks_at_the_place_ties_everywhere(
+  compared, aligned, tmp_path, monkeypatch
+):
+  output, _ = compared
+  monkeypatch.setenv("no_proxy", "127.0.0.1")
+  server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _LikesTheFirst)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  results = _compare(
+    aligned,
+    tmp_path / "chat",
+    a=str(output / "responses_a.jsonl"),
+    b=str(output / "responses_b.jsonl"),
+    judge=judges.chat(
+      base_url=f"http://127.0.0.1:{server.server_port}",
+      model="some-model",
+      api_key_variable="",
+      timeout_seconds=30.0,
+      num_tries=2,
+      retry_seconds=0.01,
+      max_tokens=16,
+      concurrency=2,
+    ),
+  )
+  server.shutdown()
+  server.server_close()
+  assert results["win_rate"]["overall"]["tie"] == 100
+  for row in results["judging"].values():
+    assert (row["first"], row["second"]) == (2 * row["comparisons"], 0)
+    assert row["inconsistent"] == row["comparisons"]
+  assert len(_lines(tmp_path / "chat" / "judge_answers.jsonl")) <= 64
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,26 @@ def test_mistakes_are_told_before_any_work(aligned, tmp_path, change, message):
     _transfer(aligned, tmp_path / "bad", **change)
 
 
+def test_a_reward_may_not_judge_its_own_choices(aligned, tmp_path):
+  judge = judges.held_out_reward_model(
+    directory=aligned.reward_models["rus_Cyrl"],
+    tokenizer=aligned.tokenizer,
+    batch_size=8,
+    margin=0.0,
+    **aligned.lengths,
+  )
+  with pytest.raises(ValueError, match="of the reward .*rus_Cyrl: a reward"):
+    _transfer(aligned, tmp_path / "own", judge=judge)
+
+
+def test_runs_of_another_judge_are_refused(transferred, aligned, tmp_path):
+  output, _ = transferred
+  runs = {"rloo": {"eng_Latn": {"rus_Cyrl": str(output.parent / "run")}}}
+  judge = judges.through_files(seed=0)
+  with pytest.raises(ValueError, match="not by people: a matrix needs one"):
+    _transfer(aligned, tmp_path / "other", runs=runs, judge=judge)
+
+
 def test_pairs_are_written_in_the_words_of_the_target(aligned, tmp_path):
   source = tmp_path / "preferences"
   source.mkdir()
