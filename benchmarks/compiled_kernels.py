@@ -113,6 +113,7 @@ def _head_rows() -> Iterator[Row]:
     of_shard=versions["pallas"],
     mesh=mesh,
     token_axes=("data",),
+    length_axis=None,
     vocab_axis="tensor",
   )
   for name, function in (("plain", versions["plain"]), ("pallas", of_mesh)):

@@ -85,7 +85,7 @@ def _ours(case: str, backend: str) -> Callable[[], float]:
         backend=backend,
         mesh=None,
         batch_axes=(),
-        head_axis=None,
+        head_axes=(),
       )
       return jnp.mean(output**2)
   else:
@@ -101,6 +101,7 @@ def _ours(case: str, backend: str) -> Callable[[], float]:
         mesh=None,
         batch_axes=(),
         head_axis=None,
+        length_axis=None,
       )
       return jnp.mean(output**2)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import topologies
+from jax.experimental import mesh_utils, topologies
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -71,6 +71,33 @@ def mesh(topology: str, shape: Sequence[int], names: Sequence[str]) -> Mesh:
   """A mesh of the first devices of a topology that nobody has to own."""
   devices = _devices(topology)[: math.prod(shape)]
   return Mesh(np.array(devices).reshape(shape), names)
+
+
+def pod_mesh(topology: str, shape: Sequence[int], names: Sequence[str]) -> Mesh:
+  """A mesh of all devices of a topology, axes along its rings where they fit.
+
+  Where they do not, an axis gets a part of a ring.
+
+  Raises:
+    ValueError: if the shape is not of as many devices as the topology has.
+  """
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  described = topologies.get_topology_desc(
+    topology_name=topology, platform="tpu"
+  )
+  if math.prod(shape) != len(described.devices):
+    sizes = " x ".join(map(str, shape))
+    raise ValueError(
+      f"mesh {sizes} has {math.prod(shape)} devices, but {topology} has "
+      f"{len(described.devices)}; change MESH_SHAPE"
+    )
+  devices = functools.partial(
+    mesh_utils.create_device_mesh, shape, devices=described.devices
+  )
+  try:
+    return Mesh(devices(), names)
+  except NotImplementedError:
+    return Mesh(devices(allow_split_physical_axes=True), names)
 
 
 def gpu_mesh(target_config: str) -> Mesh:

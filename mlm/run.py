@@ -9,6 +9,9 @@ no inner quotes.
 All arguments are resolved and checked, and the operative configuration is
 written to `config.gin` in the job's output directory, before the job starts.
 This module alone imports gin.
+
+--distributed: this is one of several processes, each started with the same
+arguments; see `mlm.sharding.processes`.
 """
 
 import ast
@@ -18,6 +21,7 @@ import functools
 import importlib
 import importlib.util  # gin's include machinery expects it to be loaded.
 import inspect
+import os
 import pathlib
 import re
 import sys
@@ -26,6 +30,10 @@ import typing
 from collections.abc import Callable, Sequence
 
 _JOBS_DIRECTORY = pathlib.Path(__file__).parent / "jobs"
+# The others bring what devices computed to their one host, and write it.
+_DISTRIBUTED_JOBS = ("pretrain", "finetune")
+_DISTRIBUTED = "--distributed"
+_COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 
 
 class UsageError(Exception):
@@ -55,6 +63,9 @@ def usage() -> str:
     "Options:",
     "  --gin_file=FILE       a gin file, from the repository root; repeatable",
     "  --gin.NAME=VALUE      sets a macro or module.function.parameter",
+    "  --distributed         one of several processes: jax finds the others on TPU",
+    "                        pods, with Slurm and Open MPI; else set JAX_PROCESS_ID,",
+    "                        JAX_NUM_PROCESSES and JAX_COORDINATOR_ADDRESS",
     "  --help                this text",
     "",
     "Example:",
@@ -102,6 +113,29 @@ def _parse_command_line(
         f"repository root (current directory: {pathlib.Path.cwd()})"
       )
   return job, files, bindings
+
+
+def _join_processes(job: str) -> int:
+  """Joins the others, before anything asks jax for devices.
+
+  Returns:
+    The number of this process.
+
+  Raises:
+    UsageError: if the job is for one process, or the others are not found.
+  """
+  if job not in _DISTRIBUTED_JOBS:
+    raise UsageError(
+      f"job {job!r} runs in one process, but this is one of several; only "
+      f"{' and '.join(_DISTRIBUTED_JOBS)} run in more: start one, without "
+      "--distributed and JAX_COORDINATOR_ADDRESS"
+    )
+  from mlm.jobs import processes
+
+  try:
+    return processes.join()
+  except (ValueError, RuntimeError) as error:
+    raise UsageError(_first_line(error)) from error
 
 
 def _binding_text(name: str, value: str) -> str:
@@ -235,12 +269,19 @@ def main(arguments: Sequence[str]) -> int:
   if not arguments or "--help" in arguments or "-h" in arguments:
     print(usage())
     return 0
+  is_distributed = _DISTRIBUTED in arguments or _COORDINATOR in os.environ
+  process = 0
   try:
-    job, files, bindings = _parse_command_line(arguments)
+    job, files, bindings = _parse_command_line(
+      [argument for argument in arguments if argument != _DISTRIBUTED]
+    )
+    if is_distributed:
+      process = _join_processes(job)
     function, kwargs, config = resolve(job, files, bindings)
     output = pathlib.Path(kwargs["output"])
     output.mkdir(parents=True, exist_ok=True)
-    (output / "config.gin").write_text(config)
+    if process == 0:
+      (output / "config.gin").write_text(config)
   except (UsageError, OSError) as error:
     print(f"mlm.run: error: {error}", file=sys.stderr)
     return 2
@@ -248,7 +289,7 @@ def main(arguments: Sequence[str]) -> int:
     function(**kwargs)
   except (ValueError, OSError) as error:
     # Library code reports bad input with these; the full trace is for us.
-    trace = output / "error.txt"
+    trace = output / (f"error_{process}.txt" if process else "error.txt")
     trace.write_text(traceback.format_exc())
     print(f"mlm.run: error: {error} (trace: {trace})", file=sys.stderr)
     return 2

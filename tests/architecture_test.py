@@ -104,8 +104,14 @@ RULES = {
     _ALL_BELOW | {"mlm.alignment"},
     {"jax", "py3langid", "jinja2", "matplotlib"},
   ),
+  "mlm.planning": (
+    _ALL_BELOW | {"mlm.alignment", "mlm.evaluation"},
+    {"jax", "jinja2", "matplotlib"},
+  ),
   "mlm.jobs": (
-    _ALL_BELOW | {"mlm.alignment", "mlm.evaluation", "beam_pipelines.langid"},
+    _ALL_BELOW
+    | {"mlm.alignment", "mlm.evaluation", "mlm.planning"}
+    | {"beam_pipelines.langid"},
     {"jax"},
   ),
   # Read by gin files of t5x alone: nothing imports it.

@@ -4,7 +4,8 @@ import functools
 import math
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kernels import target
 from kernels.causal_attention import cudnn_gpu, reference, splash_tpu
@@ -13,6 +14,13 @@ BACKENDS = {
   "reference": reference.causal_attention,
   "splash_tpu": functools.partial(splash_tpu.causal_attention, interpret=False),
   "cudnn_gpu": cudnn_gpu.causal_attention,
+}
+# Of some of a row's queries: (what says which, query, key, value, segments of
+# queries, segments of keys) -> output.
+_OF_SHARD = {
+  "reference": reference.of_slots,
+  "splash_tpu": splash_tpu.attend,
+  "cudnn_gpu": functools.partial(reference.of_slots, implementation="cudnn"),
 }
 
 
@@ -35,6 +43,7 @@ def causal_attention(
   mesh: Mesh | None,
   batch_axes: tuple[str, ...],
   head_axis: str | None,
+  length_axis: str | None,
 ) -> jax.Array:
   """softmax(query key^T / sqrt(H)) value over earlier slots of the segment.
 
@@ -50,6 +59,9 @@ def causal_attention(
       single device, and for "reference", which the compiler splits.
     batch_axes: mesh axes over which B is split; () without a mesh.
     head_axis: mesh axis over which N and K are split, or None.
+    length_axis: mesh axis over which T of the queries is split, or None. Each
+      device then has all keys and values of its rows, and the last of these
+      devices the most to do: it sees them all.
 
   Returns:
     [B, T, N, H] in the dtype of query.
@@ -77,16 +89,40 @@ def causal_attention(
     return function(query, key, value, segments)
   num_row_shards = math.prod(mesh.shape[axis] for axis in batch_axes)
   num_head_shards = mesh.shape[head_axis] if head_axis else 1
-  if B % num_row_shards or K % num_head_shards:
+  num_shards = mesh.shape[length_axis] if length_axis else 1
+  if B % num_row_shards or K % num_head_shards or T % num_shards:
     raise ValueError(
-      f"{B} rows and {K} key heads are not divisible by their {num_row_shards} "
-      f"and {num_head_shards} shards; change the batch or the mesh"
+      f"{B} rows, {K} key heads and {T} queries are not divisible by their "
+      f"{num_row_shards}, {num_head_shards} and {num_shards} shards; change the "
+      "batch, the model or the mesh"
     )
-  heads = PartitionSpec(batch_axes, None, head_axis)
-  return jax.shard_map(
-    function,
+  keys = PartitionSpec(batch_axes, None, head_axis)
+  rows = PartitionSpec(batch_axes)
+  shard_map = functools.partial(
+    jax.shard_map,
     mesh=mesh,
-    in_specs=(heads, heads, heads, PartitionSpec(batch_axes)),
-    out_specs=heads,
     check_vma=False,  # a pallas_call does not say over what its result varies
-  )(query, key, value, segments)
+  )
+  if num_shards == 1:
+    return shard_map(
+      function, in_specs=(keys, keys, keys, rows), out_specs=keys
+    )(query, key, value, segments)
+  if backend == "splash_tpu":
+    which = splash_tpu.make_kernel(
+      length=T,
+      num_heads=N // num_head_shards,
+      num_shards=num_shards,
+      interpret=False,
+    )
+    of_which = which.manual_sharding_spec(
+      NamedSharding(mesh, PartitionSpec(None, length_axis))
+    )
+  else:
+    which, of_which = jnp.arange(T), PartitionSpec(length_axis)
+  queries = PartitionSpec(batch_axes, length_axis, head_axis)
+  query_rows = PartitionSpec(batch_axes, length_axis)
+  return shard_map(
+    _OF_SHARD[backend],
+    in_specs=(of_which, queries, keys, keys, query_rows, rows),
+    out_specs=queries,
+  )(which, query, key, value, segments, segments)

@@ -102,6 +102,7 @@ def sharded_token_statistics(
   backend: str,
   mesh: Mesh,
   token_axes: tuple[str, ...],
+  length_axis: str | None,
   vocab_axis: str,
   soft_cap: float | None = None,
   with_entropy: bool = False,
@@ -109,12 +110,14 @@ def sharded_token_statistics(
   """`token_statistics` with every device on its own tokens and vocabulary.
 
   Args:
-    hidden: [..., D]; the first dimension is split over token_axes.
+    hidden: [..., D]; the first dimension is split over token_axes, the second
+      over length_axis.
     kernel: [D, V]; V is split over vocab_axis.
     targets: int32 [...], in [0, V).
     backend: of each device, as for `token_statistics`.
     mesh: of the arrays; may be abstract inside jit.
     token_axes: names of mesh axes.
+    length_axis: name of a mesh axis, or None.
     vocab_axis: name of a mesh axis.
     soft_cap: as for `token_statistics`.
     with_entropy: as for `token_statistics`.
@@ -128,22 +131,26 @@ def sharded_token_statistics(
   """
   function = _checked(hidden, kernel, targets, backend, soft_cap, with_entropy)
   num_token_shards = math.prod(mesh.shape[axis] for axis in token_axes)
-  for name, size, shards in (
+  splits = [
     ("first dimension of hidden", hidden.shape[0], num_token_shards),
     ("vocabulary", kernel.shape[1], mesh.shape[vocab_axis]),
-  ):
+  ]
+  if length_axis is not None:
+    length, shards = hidden.shape[1], mesh.shape[length_axis]
+    splits.append(("second dimension of hidden", length, shards))
+  for name, size, shards in splits:
     if size % shards:
       raise ValueError(
         f"{name} of {size} is not divisible by its {shards} shards; pad it to "
         f"{-(-size // shards) * shards} or change the mesh"
       )
-  statistics = sharded.token_statistics(
-    hidden.reshape(-1, hidden.shape[-1]),
+  return sharded.token_statistics(
+    hidden,
     kernel,
-    targets.reshape(-1),
+    targets,
     of_shard=function,
     mesh=mesh,
     token_axes=token_axes,
+    length_axis=length_axis,
     vocab_axis=vocab_axis,
   )
-  return jax.tree.map(lambda x: x.reshape(targets.shape), statistics)

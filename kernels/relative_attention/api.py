@@ -36,7 +36,7 @@ def relative_attention(
   backend: str,
   mesh: Mesh | None,
   batch_axes: tuple[str, ...],
-  head_axis: str | None,
+  head_axes: tuple[str, ...],
 ) -> jax.Array:
   """Attention with T5's relative-position bias; logits are not scaled.
 
@@ -58,7 +58,8 @@ def relative_attention(
     mesh: on which the arrays are split; may be abstract inside jit. None on a
       single device.
     batch_axes: mesh axes over which B is split; () without a mesh.
-    head_axis: mesh axis over which N is split, or None.
+    head_axes: mesh axes over which N is split; () for none. The lengths are
+      whole on every device: a bias is that of a distance between slots.
 
   Returns:
     [B, T, N, H] in the dtype of value.
@@ -90,18 +91,18 @@ def relative_attention(
   if mesh is None:
     return function(*operands)
   num_row_shards = math.prod(mesh.shape[axis] for axis in batch_axes)
-  num_head_shards = mesh.shape[head_axis] if head_axis else 1
+  num_head_shards = math.prod(mesh.shape[axis] for axis in head_axes)
   if B % num_row_shards or N % num_head_shards:
     raise ValueError(
       f"{B} rows and {N} heads are not divisible by their {num_row_shards} and "
       f"{num_head_shards} shards; change the batch or the mesh"
     )
-  heads = PartitionSpec(batch_axes, None, head_axis)
+  heads = PartitionSpec(batch_axes, None, head_axes)
   rows = PartitionSpec(batch_axes)
   return jax.shard_map(
     function,
     mesh=mesh,
-    in_specs=(heads, heads, heads, PartitionSpec(head_axis), rows, rows),
+    in_specs=(heads, heads, heads, PartitionSpec(head_axes), rows, rows),
     out_specs=heads,
     check_vma=False,  # a pallas_call does not say over what its result varies
   )(*operands)

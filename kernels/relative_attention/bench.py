@@ -41,7 +41,7 @@ def measure(
       backend=backend,
       mesh=None,
       batch_axes=(),
-      head_axis=None,
+      head_axes=(),
     )
     return jnp.sum(output * jnp.cos(output), dtype=jnp.float32)
 

@@ -4,19 +4,31 @@ DIRECTORY/<step>/ holds params, rest (all else of the state) and metadata: a
 JSON object, such as the model's config and the tokenizer's digest, that a
 program must agree with before it may read the arrays. A step's directory gets
 its name only when it is complete, so a process killed while saving leaves the
-earlier checkpoints usable.
+earlier checkpoints usable. Each device writes and reads its own part: neither
+the mesh nor the number of processes of a reader need be those of the writer.
+
+What TensorStore does not mend by itself (it repeats requests to object stores)
+is tried again, as often as `_RETRY_SECONDS` says. Several processes do not try
+again, since each would have to know of the others' failures: they end, and the
+run goes on from an earlier checkpoint when it is started again.
 """
 
 import dataclasses
 import json
+import logging
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
 from mlm.checkpoints import params as params_lib
+
+_RETRY_SECONDS = (5, 30, 120)  # between attempts to save
+_PEER_SECONDS = 600  # how long a process waits for the others to have written
 
 
 def _open(
@@ -37,11 +49,10 @@ def _open_latest(
   directory: str | os.PathLike,
 ) -> tuple[ocp.CheckpointManager, int]:
   """A reader of a directory that must hold a checkpoint, and its last step."""
-  if epath.Path(directory).exists():
+  step = latest_step(directory)
+  if step is not None:
     manager = _open(directory, ocp.CheckpointManagerOptions(create=False))
-    if manager.latest_step() is not None:
-      return manager, manager.latest_step()
-    manager.close()
+    return manager, step
   raise FileNotFoundError(
     f"no checkpoint in {os.fspath(directory)}; run the job that writes it to "
     "its end, or correct the path"
@@ -75,6 +86,7 @@ class Checkpointer:
     directory: str | os.PathLike,
     *,
     keep: int,
+    keep_period: int | None = None,
     metadata: Mapping[str, Any],
     changing: Mapping[str, Any] | None = None,
   ):
@@ -83,27 +95,33 @@ class Checkpointer:
     Args:
       directory: of the checkpoints; made if missing.
       keep: how many of the latest checkpoints to keep, >= 1.
+      keep_period: those of its multiples are kept for ever; None for none.
       metadata: JSON object saved with every checkpoint. It holds what must not
         change over the life of the run.
       changing: further entries, saved with every checkpoint and not compared:
         the job that may change them reads them with `read_metadata` first.
 
     Raises:
-      ValueError: if keep is below 1, or the directory's latest checkpoint has
+      ValueError: if keep or keep_period is below 1, or the directory's latest checkpoint has
         other metadata; the message lists the differences.
     """
     if keep < 1:
       raise ValueError(f"keep {keep} must be at least 1 checkpoint")
+    if keep_period is not None and keep_period < 1:
+      raise ValueError(f"keep_period {keep_period} must be at least 1 step")
     self._directory = os.fspath(directory)
     changing = changing or {}
     self._metadata = _as_json({**metadata, **changing})
-    self._manager = _open(
-      directory,
-      ocp.CheckpointManagerOptions(
-        preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-        cleanup_tmp_directories=True,
-      ),
+    kept = [ocp.checkpoint_managers.LatestN(keep)]
+    if keep_period is not None:
+      kept.append(ocp.checkpoint_managers.EveryNSteps(keep_period))
+    self._options = ocp.CheckpointManagerOptions(
+      preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(kept),
+      cleanup_tmp_directories=True,
+      async_options=ocp.AsyncOptions(timeout_secs=_PEER_SECONDS),
     )
+    self._manager = _open(directory, self._options)
+    self._unwritten = None
     step = self.latest_step()
     if step is not None:
       found = _restore_metadata(self._manager, step)
@@ -123,11 +141,23 @@ class Checkpointer:
   def save(self, step: int, state: Any) -> None:
     """Starts to save a state, once an earlier save has ended.
 
+    If that one failed, it is lost, and this one is written before this returns.
+
     Args:
       step: steps made, the name of the checkpoint.
       state: dataclass pytree with a field `params`. It may be donated as soon
         as this returns.
+
+    Raises:
+      Exception: of the storage, if it fails again and again.
     """
+    self._unwritten = step, state
+    try:
+      self._start(step, state)
+    except Exception as error:  # storage tells its errors by many types
+      self._save_again(error)
+
+  def _start(self, step: int, state: Any) -> None:
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -137,6 +167,36 @@ class Checkpointer:
       ),
       force=True,
     )
+
+  def _save_again(self, error: Exception) -> None:
+    """Repeats the last save until it is written, or raises the last error."""
+    step, state = self._unwritten
+    is_gone = any(
+      isinstance(x, jax.Array) and x.is_deleted()
+      for x in jax.tree.leaves(state)
+    )
+    if jax.process_count() > 1 or is_gone:
+      raise error
+    for seconds in _RETRY_SECONDS:
+      logging.warning(
+        "saving failed at step %d (%s: %s); trying again in %d seconds",
+        step,
+        type(error).__name__,
+        error,
+        seconds,
+      )
+      time.sleep(seconds)
+      try:
+        # The old one would raise what it met for ever.
+        self._manager = _open(self._directory, self._options)
+        if self.latest_step() == step:
+          return
+        self._start(step, state)
+        self._manager.wait_until_finished()
+        return
+      except Exception as again:
+        error = again
+    raise error
 
   def restore(self, abstract_state: Any) -> Any:
     """The state of the latest checkpoint.
@@ -171,8 +231,17 @@ class Checkpointer:
     return dataclasses.replace(items["rest"], params=items["params"])
 
   def wait(self) -> None:
-    """Returns when nothing is being written any more."""
-    self._manager.wait_until_finished()
+    """Returns when nothing is being written any more.
+
+    Raises:
+      Exception: of the storage, if it fails again and again, or the state is
+        donated, so that it cannot be saved again.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      self._save_again(error)
+    self._unwritten = None
 
   def close(self) -> None:
     """Waits, then ends the background threads."""
@@ -180,11 +249,14 @@ class Checkpointer:
 
 
 def latest_step(directory: str | os.PathLike) -> int | None:
-  """Steps made at a directory's latest complete checkpoint; None without one."""
+  """Steps made at a directory's latest complete checkpoint; None without one.
+
+  A process looks by itself: where another has just made the directory, not all
+  see it, and a manager's opening waits for those that open it too.
+  """
   if not epath.Path(directory).exists():
     return None
-  with _open(directory, ocp.CheckpointManagerOptions(create=False)) as opened:
-    return opened.latest_step()
+  return max(ocp.utils.checkpoint_steps(directory), default=None)
 
 
 def read_metadata(directory: str | os.PathLike) -> dict[str, Any]:

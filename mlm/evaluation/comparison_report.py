@@ -110,9 +110,10 @@ def write_report(
   text = (
     f"A is {a}, B is {b}. Judge: {judge}, asked in both orders; a win is one in "
     f"both. Intervals are {results['confidence']:.0%} bootstraps over source "
-    "prompts, each in all its languages. At equal length: a logistic regression on the difference of "
-    f"lengths, whose slope is {slope['value']:.2f} {told(slope, 2)}. Intervals "
-    "of fewer than twenty source prompts are too narrow."
+    "prompts, each in all its languages; of fewer than twenty prompts they can "
+    "be much too narrow. At equal length: a logistic regression on the "
+    f"difference of lengths, whose slope is {slope['value']:.2f} "
+    f"{told(slope, 2)}."
   )
   if unjudged:
     text += f" Without any verdict: {', '.join(unjudged)}."

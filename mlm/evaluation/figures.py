@@ -19,9 +19,8 @@ _BAR_INCHES = 0.2
 
 
 def svg(figure) -> str:
-  """The figure as SVG text; closes it."""
+  """The figure as SVG text, and closed; the same figure gives the same."""
   buffer = io.StringIO()
-  # The same figure gives the same bytes.
   with matplotlib.rc_context({"svg.hashsalt": "figure"}):
     figure.savefig(
       buffer, format="svg", bbox_inches="tight", metadata={"Date": None}

@@ -4,7 +4,9 @@ A row is a prompt in a language, with the shares of its comparisons that were
 won, lost and tied. Rows of one source prompt, such as its translations into all
 languages, are one cluster: they are no independent evidence, so the bootstrap
 draws clusters, the same ones for every language. Languages are averaged after,
-not before, and are not drawn: intervals are about these languages.
+not before, and are not drawn: intervals are about these languages. Of fewer
+than twenty clusters they can be much too narrow: of ten that are won with
+probability 0.9, a third are all won.
 """
 
 from collections.abc import Collection, Sequence

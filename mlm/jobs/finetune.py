@@ -68,6 +68,7 @@ def finetune(
   """
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(batch_size, mesh)
+  rules.check_lengths({"an example": sequence_length}, mesh)
   step.check_microbatches(batch_size, num_microbatches, mesh)
   sha256 = load.read_card(tokenizer)["model_sha256"]
   stores = [

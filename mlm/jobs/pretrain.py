@@ -49,6 +49,7 @@ def pretrain(
   seed: int,
   checkpoint_period: int,
   log_period: int,
+  keep_period: int | None = None,
 ) -> None:
   """Pretrains a decoder or an encoder–decoder on all languages of a corpus.
 
@@ -75,6 +76,8 @@ def pretrain(
     seed: of params, data order and steps.
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
+    keep_period: checkpoints of its multiples are kept for ever, beside the
+      latest ones; None for none.
   """
   if adapters is not None and initial is None:
     raise ValueError(
@@ -95,6 +98,7 @@ def pretrain(
     objective, num_pieces=vocab_size, vocab_size=model.vocab_size
   )
   shapes = objectives.row_shapes(objective)
+  rules.check_lengths(shapes, mesh)
   is_decoder = isinstance(model, decoder.DecoderConfig)
   if is_decoder == ("encoder_input_tokens" in shapes):
     raise ValueError(
@@ -203,6 +207,7 @@ def pretrain(
       "seed": seed,
     },
     changing={"phases": recorded},
+    keep_period=keep_period,
     describe=_describe(
       output,
       flops_per_step=flops * batch_size,

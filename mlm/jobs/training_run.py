@@ -16,6 +16,7 @@ from mlm.training import state as train_state
 from mlm.training.optimizers import MakeOptimizer
 
 MIXTURE_FILE = "mixture.json"  # what the data was planned to hold
+CONFIG_FILE = "config.gin"  # of mlm.run
 _AHEAD = 4  # batches kept ready by as many threads as help
 _WORKERS = 2
 _KEEP = 2  # the latest, and one before in case a disk fills while saving
@@ -68,6 +69,15 @@ def mixture_source(
   return batch_source
 
 
+def _operative_config(output: str) -> str | None:
+  """What the launcher wrote; only the first process need see it: it saves."""
+  path = os.path.join(output, CONFIG_FILE)
+  if not os.path.exists(path):
+    return None
+  with open(path, encoding="utf-8") as f:
+    return f.read()
+
+
 def throughput(flops_per_step: float) -> progress.Describe:
   """`mlm.training.progress.throughput` on the devices of this run."""
   return progress.throughput(
@@ -99,6 +109,7 @@ def run(
   log_period: int,
   metadata: dict,
   changing: dict | None = None,
+  keep_period: int | None = None,
   place: Callable | None = None,
   describe: progress.Describe = progress.nothing,
 ) -> train_state.TrainState:
@@ -117,7 +128,9 @@ def run(
     checkpoint_period: steps between checkpoints.
     log_period: steps a line of metrics.
     metadata: what must not change over the life of the run, beside the part's.
-    changing: of `mlm.checkpoints.manager.Checkpointer`.
+    changing: of `mlm.checkpoints.manager.Checkpointer`; the operative
+      configuration, if the launcher wrote one, is saved beside it.
+    keep_period: of `mlm.checkpoints.manager.Checkpointer`.
     place: of `mlm.training.step`; None where the source gives whole batches.
     describe: of `mlm.training.progress`.
   """
@@ -129,8 +142,9 @@ def run(
   checkpointer = manager.Checkpointer(
     models.checkpoints_of(output),
     keep=_KEEP,
+    keep_period=keep_period,
     metadata={**metadata, **part.metadata},
-    changing=changing,
+    changing={**(changing or {}), "config": _operative_config(output)},
   )
   try:
     if checkpointer.latest_step() is not None:

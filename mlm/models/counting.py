@@ -119,6 +119,53 @@ def training_flops_per_token(
   return 6 * weights + 6 * config.num_layers * width * sequence_length
 
 
+def recomputed_flops_per_token(
+  config: decoder.DecoderConfig, sequence_length: int
+) -> int:
+  """FLOPs of products that the backward pass makes again, by `remat`.
+
+  "full" runs each block again but for the product that ends it, which no
+  gradient needs: 2 per weight of the layers without those of down, and with
+  parallel blocks of attention's out, plus causal attention, 2 L N H T. What
+  ends a mixture is the weighing of its experts, which needs their outputs, so
+  all of it runs again. "minimal" runs attention again, and the experts.
+  """
+  if config.remat == "none":
+    return 0
+  D, H, L = config.d_model, config.head_dim, config.num_layers
+  attention = 2 * L * config.num_heads * H * sequence_length
+  num_matrices = 2 if config.mlp == "gelu" else 3
+  if config.remat == "minimal":
+    if config.moe is None:
+      return attention
+    return (
+      attention + 2 * L * _num_active(config) * num_matrices * D * config.d_ff
+    )
+  weights = _multiplying(config, _num_active(config))
+  if config.moe is None:
+    weights -= L * D * config.d_ff
+    if config.parallel_block:
+      weights -= L * D * config.num_heads * H
+  return 2 * weights + attention
+
+
+def executed_flops_per_token(
+  config: decoder.DecoderConfig, sequence_length: int
+) -> int:
+  """What a TPU multiplies for one token: training's and all that runs twice.
+
+  Beside what `remat` recomputes, splash attention's backward pass makes the
+  logits again, L N H T, and the fused head does, 2 V D.
+  """
+  width = config.num_heads * config.head_dim
+  return (
+    training_flops_per_token(config, sequence_length)
+    + recomputed_flops_per_token(config, sequence_length)
+    + config.num_layers * width * sequence_length
+    + 2 * config.vocab_size * config.d_model
+  )
+
+
 def training_state_bytes(config: families.Config) -> int:
   """Float32 params, two Adam moments and gradients: 16 bytes a parameter."""
   return 16 * num_params(config)

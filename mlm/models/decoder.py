@@ -29,7 +29,7 @@ _ROTATE = {
   "rotary_pairs": position_encodings.rotate_pairs,
 }
 _POSITIONS = (*_ROTATE, "alibi")
-_RESIDUAL = ("batch", "length", "embed")
+_RESIDUAL = ("batch", "residual_length", "embed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _attend_fused(segments, backend, query, key, value):
     value,
     segments,
     backend=backend,
-    **rules.kernel_placement(key.shape[0], key.shape[2]),
+    **rules.kernel_placement(key.shape[0], key.shape[2], query.shape[1]),
   )
 
 
@@ -267,6 +267,9 @@ class _Decoder(nn.Module):
     # have to be exchanged after it.
     rows = rules.constrain(table, ("vocab", "embed"))
     x = jnp.take(rows, tokens, axis=0).astype(dtype)
+    # Whole rows of tokens first: asked for parts of them, the compiler would
+    # gather the table over the axis that splits the vocabulary.
+    x = rules.constrain(x, ("batch", "length", "embed"))
     if config.normalize_embedding:
       x = _norm(config, "embedding_norm")(x)
     x = adapters_lib.couple(self, x, languages)

@@ -115,7 +115,7 @@ def _relative_bias(module, config, mask, index, is_bidirectional):
   # rows into a few, one after the other.
   one_hot = jax.nn.one_hot(buckets, config.num_buckets)
   bias = jnp.einsum("TSb,bN->NTS", one_hot, table, precision="highest")
-  return rules.constrain(bias, ("heads", "length", "length"))
+  return rules.constrain(bias, ("heads", "length", "key_length"))
 
 
 class _Block(nn.Module):
@@ -188,7 +188,7 @@ def _attend_fused(table, segments, query, key, value, **options):
     segments,
     segments,
     **options,
-    **rules.kernel_placement(key.shape[0], key.shape[2]),
+    **rules.whole_row_placement(key.shape[0], key.shape[2]),
   )
 
 

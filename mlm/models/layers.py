@@ -279,7 +279,12 @@ class Attention(nn.Module):
       value = project(source, "value", K, "kv_heads")
       if self.rotate is not None:
         key = self.rotate(key, positions)
-      if cache is not None:
+      if cache is None:
+        key, value = (
+          rules.constrain(x, ("batch", "key_length", "kv_heads", "head_width"))
+          for x in (key, value)
+        )
+      else:
         if prompt is not None:
           index = index - prompt.shape[1]
         key, value = (
@@ -337,13 +342,16 @@ class MLP(nn.Module):
       )
       return projected + bias.astype(x.dtype)
 
-    # One long matrix, not a batch of short ones: XLA's CPU gradients halve.
-    rows = x.reshape(-1, D)
+    # One long matrix, not a batch of short ones: XLA's CPU gradients halve. If
+    # devices share a row, no split of that matrix is theirs.
+    rows, axes = x.reshape(-1, D), ("batch", "mlp")
+    if rules.num_shards("length") > 1:
+      rows, axes = x, ("batch", "length", "mlp")
     up = project(rows, "up", ("embed", "mlp"), (D, F))
     if is_gated:
       hidden = activation(project(rows, "gate", ("embed", "mlp"), (D, F))) * up
     else:
       hidden = activation(up)
-    hidden = rules.constrain(hidden, ("batch", "mlp"))
+    hidden = rules.constrain(hidden, axes)
     down = project(hidden, "down", ("mlp", "embed"), (F, D))
     return down.reshape(x.shape)

@@ -326,7 +326,7 @@ def _in_slots(x, slots, weights, kernels, activation, capacity):
 
   rows = jax.vmap(gather)(x, slots).reshape(B, E, capacity, D)
   rows = rules.constrain(
-    rows, ("batch_of_experts", "expert", "length", "embed")
+    rows, ("batch_of_experts", "expert", "capacity", "embed")
   )
   outputs = _mlp(
     rows,

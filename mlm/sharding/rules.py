@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp", "expert")
+SEQUENCE_AXIS = "sequence"
 
 # Logical axis of a parameter -> mesh axis; None is replicated.
 RULES = {
@@ -25,12 +26,19 @@ RULES = {
 }
 
 # The same for activations: fsdp splits their batch, so embed must stay whole.
-# Where their experts are split, the same axis cannot split their batch.
+# Where their experts are split, the same axis cannot split their batch. Each
+# device has the queries of its part of a row, and the keys of all of it.
 ACTIVATION_RULES = {
   **RULES,
   "batch": BATCH_AXES,
   "batch_of_experts": ("data", "fsdp"),
-  "length": None,
+  "length": SEQUENCE_AXIS,
+  "key_length": None,
+  "capacity": SEQUENCE_AXIS,
+  # Of what is kept of each layer for the backward pass: between layers no
+  # device needs its rows whole, so tensor splits them too (Korthikanti et al.
+  # 2022).
+  "residual_length": (SEQUENCE_AXIS, "tensor"),
   "embed": None,
 }
 
@@ -103,24 +111,85 @@ def activation_spec(
   return PartitionSpec(*spec)
 
 
-def kernel_placement(num_rows: int, num_heads: int) -> dict[str, Any]:
-  """Where rows and heads of an attention live, as kernels are told it.
+def num_shards(logical_axis: str) -> int:
+  """Parts into which the mesh in context splits a dimension; 1 without one."""
+  mesh = jax.sharding.get_abstract_mesh()
+  mesh_axes = ACTIVATION_RULES[logical_axis]
+  if mesh.empty or mesh_axes is None:
+    return 1
+  names = mesh_axes if isinstance(mesh_axes, tuple) else (mesh_axes,)
+  return math.prod(mesh.shape[name] for name in names)
+
+
+def kernel_placement(
+  num_rows: int, num_heads: int, length: int
+) -> dict[str, Any]:
+  """Where rows, heads and queries live, as a kernel of attention is told it.
 
   Args:
     num_rows: B.
     num_heads: of keys and values; what splits them splits the queries' too.
+    length: T, of the queries.
 
   Returns:
     {"mesh": of the context, or None, "batch_axes": names, "head_axis": name or
-    None}; what does not divide stays whole.
+    None, "length_axis": name or None}; what does not divide stays whole.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
-    return {"mesh": None, "batch_axes": (), "head_axis": None}
-  rows, heads = activation_spec(
-    mesh, ("batch", "kv_heads"), (num_rows, num_heads)
+    names = {"batch_axes": (), "head_axis": None, "length_axis": None}
+    return {"mesh": None, **names}
+  rows, heads, of_length = activation_spec(
+    mesh, ("batch", "kv_heads", "length"), (num_rows, num_heads, length)
   )
-  return {"mesh": mesh, "batch_axes": rows or (), "head_axis": heads}
+  return {
+    "mesh": mesh,
+    "batch_axes": rows or (),
+    "head_axis": heads,
+    "length_axis": of_length,
+  }
+
+
+def whole_row_placement(num_rows: int, num_heads: int) -> dict[str, Any]:
+  """The same of a kernel that needs the whole row of every query.
+
+  Devices that share a row then have some of its heads each, all tokens of them:
+  the compiler exchanges the one for the other before and after. If the heads
+  are too few for that, those devices do the same work.
+
+  Args:
+    num_rows: B.
+    num_heads: N.
+
+  Returns:
+    {"mesh": of the context, or None, "batch_axes": names, "head_axes": names}.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return {"mesh": None, "batch_axes": (), "head_axes": ()}
+  rows, heads = activation_spec(mesh, ("batch", "heads"), (num_rows, num_heads))
+  head_axes = () if heads is None else (heads,)
+  both = (*head_axes, SEQUENCE_AXIS)
+  if num_heads % math.prod(mesh.shape[axis] for axis in both) == 0:
+    head_axes = both
+  return {"mesh": mesh, "batch_axes": rows or (), "head_axes": head_axes}
+
+
+def check_lengths(lengths: Mapping[str, int], mesh: Mesh) -> None:
+  """Raises ValueError unless the mesh divides the rows' lengths evenly.
+
+  Args:
+    lengths: name -> tokens of a row.
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+  """
+  shards = mesh.shape[SEQUENCE_AXIS]
+  for name, length in lengths.items():
+    if length % shards:
+      raise ValueError(
+        f"{name} has rows of {length} tokens, which are not divisible by the "
+        f"{shards} shards of the mesh axis {SEQUENCE_AXIS}; use "
+        f"{-(-length // shards) * shards} tokens, or change MESH_SHAPE"
+      )
 
 
 def check_batch(batch_size: int, mesh: Mesh) -> None:
@@ -139,6 +208,19 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Splits the first axis of an array over `BATCH_AXES`."""
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def tokens_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+  """Of an array of a batch: rows over `BATCH_AXES`, tokens over sequence.
+
+  Args:
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+    shape: [B] or [B, T, ...]; a T that does not divide stays whole.
+  """
+  spec = [BATCH_AXES]
+  if len(shape) > 1 and shape[1] % mesh.shape[SEQUENCE_AXIS] == 0:
+    spec.append(SEQUENCE_AXIS)
+  return NamedSharding(mesh, PartitionSpec(*spec))
 
 
 def rows_of(

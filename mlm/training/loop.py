@@ -9,6 +9,7 @@ is under way.
 
 import contextlib
 import dataclasses
+import logging
 import math
 import os
 import signal
@@ -253,6 +254,15 @@ def train(
         if terminated and done < num_steps:
           progress.write(f"SIGTERM: saved step {done} of {num_steps}")
           raise SystemExit(TERMINATED)
+    except jax.errors.JaxRuntimeError:
+      if jax.process_count() > 1:
+        # At once: the others may end this process while it still waits.
+        logging.exception(
+          "a computation that %d processes share failed; if one of them is lost, "
+          "start all again: the run goes on from its last checkpoint",
+          jax.process_count(),
+        )
+      raise
     finally:
       with timed("checkpoint"):
         checkpointer.wait()

@@ -31,6 +31,7 @@ def _statistics(outputs: dict, batch: dict, backend: str):
     backend=backend,
     mesh=mesh,
     token_axes=rules.BATCH_AXES,
+    length_axis=rules.SEQUENCE_AXIS,
     vocab_axis=rules.RULES["vocab"],
   )
 

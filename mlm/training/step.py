@@ -140,7 +140,7 @@ def make_train_step(
 
 
 def make_place(mesh: Mesh) -> Callable[[dict], dict]:
-  """Builds the function that puts a whole batch on the mesh, first axis split.
+  """Builds the function that puts a whole batch on the mesh, split.
 
   Every host holds the whole batch and puts its own rows on its devices.
 
@@ -148,16 +148,17 @@ def make_place(mesh: Mesh) -> Callable[[dict], dict]:
     mesh: of `mlm.sharding.mesh.make_mesh`.
 
   Returns:
-    {name: array [B, ...]} -> the same as sharded jax arrays. It raises
-    ValueError if B is not divisible by the mesh axes that share the batch.
+    {name: array [B, ...]} -> the same as jax arrays of `rules.tokens_sharding`.
+    It raises ValueError if B is not divisible by the mesh axes that share the
+    batch.
   """
-  sharding = rules.batch_sharding(mesh)
 
   def place(batch):
     placed = {}
     for name, array in batch.items():
       array = np.asarray(array)
       rules.check_batch(array.shape[0], mesh)
+      sharding = rules.tokens_sharding(mesh, array.shape)
       placed[name] = jax.make_array_from_callback(
         array.shape, sharding, array.__getitem__
       )
@@ -175,13 +176,13 @@ def make_place_local(mesh: Mesh, batch_size: int) -> Callable[[dict], dict]:
 
   Returns:
     {name: array [rows, ...]} with the rows of `rules.local_rows`, in its order
-    -> {name: sharded jax array [B, ...]}. It raises ValueError if an array has
-    another number of rows.
+    -> {name: jax array [B, ...] of `rules.tokens_sharding`}. It raises
+    ValueError if an array has another number of rows, or the mesh does not
+    divide their length.
 
   Raises:
     ValueError: if the mesh does not divide the batch.
   """
-  sharding = rules.batch_sharding(mesh)
   rows = rules.local_rows(mesh, batch_size)
 
   def place(batch):
@@ -193,13 +194,17 @@ def make_place_local(mesh: Mesh, batch_size: int) -> Callable[[dict], dict]:
           f"the {batch_size} of a batch; make those of rules.local_rows"
         )
 
+      if array.ndim > 1:
+        rules.check_lengths({name: array.shape[1]}, mesh)
+
       def part(index, array=array):
         first, stop, _ = index[0].indices(batch_size)
         at = bisect.bisect_left(rows, first)
-        return array[at : at + stop - first]
+        return array[at : at + stop - first, *index[1:]]
 
+      shape = (batch_size, *array.shape[1:])
       placed[name] = jax.make_array_from_callback(
-        (batch_size, *array.shape[1:]), sharding, part
+        shape, rules.tokens_sharding(mesh, shape), part
       )
     return placed
 

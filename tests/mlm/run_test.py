@@ -90,6 +90,15 @@ def test_unknown_options_are_errors(capsys):
   assert "unknown option" in _error(capsys, "pretrain", "--steps=3")
 
 
+def test_jobs_of_one_process_refuse_to_be_one_of_several(capsys, monkeypatch):
+  message = _error(capsys, "align_rloo", "--distributed")
+  assert "'align_rloo' runs in one process" in message
+  assert "only pretrain and finetune run in more" in message
+  monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1234")
+  assert "runs in one process" in _error(capsys, "evaluate")
+  assert "each process needs all" in _error(capsys, "pretrain")
+
+
 def test_a_failing_job_leaves_its_operative_config(capsys, tmp_path):
   message = _error(capsys, *_tokenizer_arguments(tmp_path))
   assert "corpus" in message

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 
-from kernels import ahead_of_time
+from kernels import ahead_of_time, target
 from kernels.causal_attention import (
   api,
   cudnn_gpu,
@@ -70,6 +70,7 @@ def test_a_mesh_gives_the_same_and_must_divide():
     mesh=mesh,
     batch_axes=("data", "fsdp"),
     head_axis="tensor",
+    length_axis=None,
   )
   np.testing.assert_allclose(
     jax.jit(attend)(*inputs),
@@ -77,14 +78,70 @@ def test_a_mesh_gives_the_same_and_must_divide():
     rtol=1e-5,
     atol=1e-5,
   )
-  with pytest.raises(ValueError, match="4 rows and 1 key heads .* 4 and 2"):
+  with pytest.raises(ValueError, match="4 rows, 1 key heads .* 4, 2 and 1"):
     attend(*_inputs(4, 10, 4, 1, 8))
+
+
+# One emulated kernel a device; a key head of each, and half of the queries.
+@pytest.mark.parametrize("backend", ["reference", "cudnn_gpu", "splash_tpu"])
+def test_queries_split_over_devices_give_the_same(monkeypatch, backend):
+  mesh = jax.make_mesh(
+    (2, 2, 2), ("data", "sequence", "tensor"), axis_types=(AxisType.Auto,) * 3
+  )
+  make_kernel, plain = splash_tpu.make_kernel, jax.nn.dot_product_attention
+  monkeypatch.setattr(target, "platform", lambda: backend.rpartition("_")[2])
+  monkeypatch.setattr(
+    splash_tpu,
+    "make_kernel",
+    lambda **options: make_kernel(**{**options, "interpret": True}),
+  )
+  monkeypatch.setattr(
+    jax.nn,
+    "dot_product_attention",
+    lambda *operands, implementation, **options: plain(*operands, **options),
+  )
+  length = 512 if backend == "splash_tpu" else 16
+  inputs = _inputs(2, length, 4, 2, 128)
+  attend = functools.partial(
+    api.causal_attention,
+    backend=backend,
+    mesh=mesh,
+    batch_axes=("data",),
+    head_axis="tensor",
+    length_axis="sequence",
+  )
+  got = jax.jit(functools.partial(_output_and_gradients, attend))(inputs)
+  want = _output_and_gradients(reference.causal_attention, inputs)
+  assert got[0].sharding.spec == PartitionSpec("data", "sequence", "tensor")
+  for a, b in zip(got, want):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_queries_that_do_not_divide_are_refused_with_the_arithmetic():
+  with pytest.raises(ValueError, match="multiple of 512 tokens"):
+    splash_tpu.make_kernel(
+      length=1280, num_heads=2, num_shards=4, interpret=True
+    )
+  mesh = jax.make_mesh((4,), ("sequence",), axis_types=(AxisType.Auto,))
+  with pytest.raises(ValueError, match="10 queries .* 4 shards"):
+    api.causal_attention(
+      *_inputs(1, 10, 2, 2, 8),
+      backend="reference",
+      mesh=mesh,
+      batch_axes=(),
+      head_axis=None,
+      length_axis="sequence",
+    )
 
 
 def test_what_cannot_run_is_refused():
   inputs = _inputs(1, 4, 4, 2, 8)
   attend = functools.partial(
-    api.causal_attention, mesh=None, batch_axes=(), head_axis=None
+    api.causal_attention,
+    mesh=None,
+    batch_axes=(),
+    head_axis=None,
+    length_axis=None,
   )
   with pytest.raises(ValueError, match="unknown backend"):
     attend(*inputs, backend="magic")

@@ -90,6 +90,7 @@ def test_a_mesh_that_does_not_divide_is_refused():
     backend="chunked",
     mesh=mesh,
     token_axes=("data",),
+    length_axis=None,
     vocab_axis="tensor",
   )
   with pytest.raises(ValueError, match="vocabulary of 7 .* pad it to 8"):

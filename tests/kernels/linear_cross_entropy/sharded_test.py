@@ -58,6 +58,7 @@ def test_sharded_equals_unsharded_with_gradients(
     of_shard=functools.partial(_BACKENDS[backend], **options),
     mesh=mesh,
     token_axes=("data", "fsdp"),
+    length_axis=None,
     vocab_axis="tensor",
   )
   whole = functools.partial(reference.token_statistics, **options)
@@ -88,6 +89,7 @@ def test_sixteen_chips_need_only_their_gradients():
     ),
     mesh=mesh,
     token_axes=("data",),
+    length_axis=None,
     vocab_axis="tensor",
   )
 

@@ -12,7 +12,7 @@ from jax.sharding import AxisType
 
 from kernels.relative_attention import api, buckets, chunked, reference
 
-ON_ONE_DEVICE = {"mesh": None, "batch_axes": (), "head_axis": None}
+ON_ONE_DEVICE = {"mesh": None, "batch_axes": (), "head_axes": ()}
 
 
 def _inputs(B, T, S, N, H, seed=0):
@@ -122,7 +122,7 @@ def test_rows_and_heads_on_eight_devices_give_the_same():
     **options,
     mesh=mesh,
     batch_axes=("data", "fsdp"),
-    head_axis="tensor",
+    head_axes=("tensor",),
   )
   whole = functools.partial(api.relative_attention, **options, **ON_ONE_DEVICE)
   for a, b in zip(

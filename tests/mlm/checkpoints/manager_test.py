@@ -89,6 +89,142 @@ def test_only_the_latest_are_kept(saved):
   assert sorted(p.name for p in saved.iterdir()) == ["10", "15"]
 
 
+def test_checkpoints_of_a_period_are_kept_for_ever(tmp_path):
+  checkpointer = manager.Checkpointer(
+    tmp_path, keep=1, keep_period=10, metadata={}
+  )
+  for step in range(5, 40, 5):
+    checkpointer.save(step, _state(step))
+  checkpointer.close()
+  kept = sorted(int(path.name) for path in tmp_path.iterdir())
+  assert kept == [10, 20, 30, 35]
+  with pytest.raises(ValueError, match="keep_period 0"):
+    manager.Checkpointer(tmp_path, keep=1, keep_period=0, metadata={})
+
+
+def test_one_mesh_after_another_reads_what_the_last_wrote(tmp_path):
+  """Split over fsdp, then over tensor, then whole on one device."""
+  sharding_of = {
+    name: NamedSharding(
+      Mesh(np.array(jax.devices()[:number]), ("devices",)), PartitionSpec(*spec)
+    )
+    for name, number, spec in (
+      ("fsdp", 8, ("devices",)),
+      ("tensor", 8, (None, "devices")),
+      ("one", 1, ()),
+    )
+  }
+  want = _state(1)
+  state = jax.device_put(
+    want,
+    jax.tree.map(
+      lambda x: sharding_of["fsdp"] if x.ndim == 2 else jax.devices()[0], want
+    ),
+  )
+  for step, name in enumerate(("tensor", "one"), start=1):
+    checkpointer = manager.Checkpointer(tmp_path, keep=1, metadata={})
+    checkpointer.save(step, state)
+    checkpointer.wait()
+    abstract = jax.tree.map(
+      lambda x, name=name: jax.ShapeDtypeStruct(
+        x.shape,
+        x.dtype,
+        sharding=sharding_of[name if x.ndim == 2 else "one"],
+      ),
+      want,
+    )
+    state = checkpointer.restore(abstract)
+    assert state.params["embedding"].sharding == sharding_of[name]
+    checkpointer.close()
+  _assert_equal(state, want)
+
+
+class Storage:
+  """Fails as often as told when orbax hands it the params of a checkpoint."""
+
+  def __init__(self, monkeypatch, failures, *, in_background):
+    self.left, self.in_background = failures, in_background
+    # What is still under way of a failed attempt ends meanwhile.
+    monkeypatch.setattr(manager, "_RETRY_SECONDS", (1, 1))
+    handler = manager.ocp.StandardCheckpointHandler
+    write, finalize = handler.async_save, handler.finalize
+
+    async def async_save(handler, directory, **kwargs):
+      if "params" in str(directory) and not self.in_background:
+        self.fail()
+      return await write(handler, directory, **kwargs)
+
+    def finalizing(handler, directory):
+      if self.in_background:
+        self.fail()
+      return finalize(handler, directory)
+
+    monkeypatch.setattr(handler, "async_save", async_save)
+    monkeypatch.setattr(handler, "finalize", finalizing)
+
+  def fail(self):
+    if self.left:
+      self.left -= 1
+      raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_save_that_fails_twice_is_made_and_told(
+  tmp_path, monkeypatch, caplog, in_background
+):
+  checkpointer = manager.Checkpointer(tmp_path, keep=3, metadata={})
+  checkpointer.save(1, _state(1))
+  checkpointer.wait()
+  Storage(monkeypatch, 2, in_background=in_background)
+  checkpointer.save(2, _state(2))
+  checkpointer.wait()
+  assert caplog.text.count("saving failed at step 2 (OSError: no space") == 2
+  checkpointer.save(3, _state(3))
+  checkpointer.close()
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3"]
+  checkpointer = manager.Checkpointer(tmp_path, keep=3, metadata={})
+  _assert_equal(checkpointer.restore(_abstract(_state(0))), _state(3))
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_storage_that_fails_for_ever_ends_the_run_after_bounded_attempts(
+  tmp_path, monkeypatch, in_background
+):
+  checkpointer = manager.Checkpointer(tmp_path, keep=2, metadata={})
+  checkpointer.save(1, _state(1))
+  checkpointer.wait()
+  storage = Storage(monkeypatch, 100, in_background=in_background)
+  with pytest.raises(OSError, match="no space left"):
+    checkpointer.save(2, _state(2))
+    checkpointer.wait()
+  assert storage.left == 100 - 3
+  assert manager.latest_step(tmp_path) == 1
+
+
+def test_a_lost_save_is_told_and_the_next_one_written(
+  tmp_path, monkeypatch, caplog
+):
+  """The state of the lost one is gone: it was donated to a step."""
+  state, other = _state(1), _state(2)
+  checkpointer = manager.Checkpointer(tmp_path, keep=2, metadata={})
+  Storage(monkeypatch, 1, in_background=True)
+  checkpointer.save(1, state)
+  for x in jax.tree.leaves(state):
+    x.delete()
+  checkpointer.save(2, other)
+  assert "saving failed at step 2" in caplog.text
+  assert manager.latest_step(tmp_path) == 2
+  checkpointer.close()
+  gone = _state(3)
+  checkpointer = manager.Checkpointer(tmp_path, keep=2, metadata={})
+  Storage(monkeypatch, 1, in_background=True)
+  checkpointer.save(3, gone)
+  for x in jax.tree.leaves(gone):
+    x.delete()
+  with pytest.raises(OSError, match="no space left"):
+    checkpointer.wait()
+
+
 def test_state_may_be_donated_while_it_is_being_written(tmp_path):
   size = (512, 1024)
   state = State(jnp.int32(0), {"w": jnp.zeros(size)}, ())

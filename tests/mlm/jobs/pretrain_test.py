@@ -1,12 +1,7 @@
 """Pretraining killed, resumed with other rates, and spread over processes."""
 
-import importlib.util
 import json
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,20 +9,12 @@ import pytest
 from mlm.checkpoints import manager
 from mlm.data import indexed
 from mlm.data import schedule as schedule_lib
+from tests import several_processes
 
 SCRIPT = pathlib.Path(__file__).with_name("small_pretrain.py")
-ROOT = pathlib.Path(__file__).parents[3]
 MESH = {"data": 4, "fsdp": 2, "tensor": 1}
 
-
-def _load():
-  spec = importlib.util.spec_from_file_location("small_pretrain", SCRIPT)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
-
-
-job = _load()
+job = several_processes.load(SCRIPT)
 EARLY, LATE = job.shares(0.4, 0.3, 0.2, 0.1), job.shares(0.1, 0.2, 0.3, 0.4)
 
 
@@ -144,12 +131,6 @@ def test_the_plan_says_what_is_drawn_and_what_is_real(uninterrupted):
   assert plan["real"] == {"decoder_target_tokens": pytest.approx(full)}
 
 
-def _free_port():
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    return s.getsockname()[1]
-
-
 @pytest.mark.parametrize(
   "axis", ["data", pytest.param("tensor", marks=pytest.mark.slow)]
 )
@@ -159,30 +140,43 @@ def test_two_processes_train_as_one(data, uninterrupted, tmp_path, axis):
   Float32 sums in another order: 1e-5 relative.
   """
   mesh = json.dumps({"data": 1, "fsdp": 1, "tensor": 1, axis: 2})
-  port = str(_free_port())
-  environment = {
-    **os.environ,
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-    "PYTHONPATH": str(ROOT),
-  }
-  processes = [
-    subprocess.Popen(
-      [sys.executable, SCRIPT, data, tmp_path, mesh, str(number), port],
-      env=environment,
-      cwd=ROOT,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    for number in range(2)
-  ]
-  try:
-    told = [process.communicate(timeout=300)[0] for process in processes]
-  finally:
-    for process in processes:
-      process.kill()
-  for process, output in zip(processes, told):
-    assert process.returncode == 0, output
+  done = several_processes.run(
+    lambda number: [SCRIPT, data, tmp_path, mesh],
+    num_processes=2,
+    num_devices=1,
+  )
+  for status, text in done:
+    assert status == 0, text
   losses, expected = _losses(tmp_path), uninterrupted[1]
   for step in range(4):  # those of the first phase
     assert losses[step] == pytest.approx(expected[step], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_launcher_joins_processes_and_the_first_writes(data, tmp_path):
+  done = several_processes.run(
+    lambda number: [
+      *("-m", "mlm.run", "pretrain", "--distributed"),
+      "--gin_file=gin/experiments/quickstart/pretrain.gin",
+      "--gin_file=gin/overlays/tiny/pretrain.gin",
+      f"--gin.TOKENS={data / 'tokens'}",
+      f"--gin.TOKENIZER={data / 'tokenizer'}",
+      f"--gin.OUTPUT={tmp_path}",
+      "--gin.MESH_SHAPE={'data': 2, 'fsdp': 1, 'tensor': 1}",
+      "--gin.pretrain.pretrain.keep_period=1",
+    ],
+    num_processes=2,
+    num_devices=1,
+  )
+  for status, text in done:
+    assert status == 0, text
+  config = (tmp_path / "config.gin").read_text()
+  assert "'data': 2" in config
+  metadata = manager.read_metadata(tmp_path / "checkpoints")
+  assert metadata["config"] == config
+  assert metadata["seed"] == 0
+  last = manager.latest_step(tmp_path / "checkpoints")
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  steps = [json.loads(line)["step"] for line in lines]
+  assert steps == sorted(set(steps)) and steps[-1] == last - 1
+  assert not list(tmp_path.glob("error*"))

@@ -1,6 +1,6 @@
 """A small pretrain, for tests that stop it or spread it over processes.
 
-FOLDER OUTPUT MESH PROCESS PORT: one of two processes of one device each.
+FOLDER OUTPUT MESH: one of the processes that the environment tells of.
 """
 
 import hashlib
@@ -139,12 +139,10 @@ def pretrain(
 
 
 if __name__ == "__main__":
-  import jax
+  from mlm.sharding import processes
 
-  _folder, _output, _mesh, _process, _port = sys.argv[1:]
-  jax.distributed.initialize(
-    f"localhost:{_port}", num_processes=2, process_id=int(_process)
-  )
+  _folder, _output, _mesh = sys.argv[1:]
+  processes.start()
   pretrain(
     pathlib.Path(_folder),
     _output,

@@ -275,8 +275,8 @@ def test_cached_decoding_equals_the_full_forward(config):
   np.testing.assert_allclose(found[valid], full[valid], rtol=1e-4, atol=1e-4)
 
 
-# (data, fsdp, expert, tensor)
-WITHOUT_EXPERTS, WITH_EXPERTS = (2, 2, 1, 2), (1, 2, 2, 2)
+# (data, fsdp, expert, sequence, tensor)
+WITHOUT_EXPERTS, WITH_EXPERTS = (2, 2, 1, 1, 2), (1, 2, 2, 1, 2)
 
 
 def _mesh(shape):
@@ -370,7 +370,7 @@ def test_megablox_emulated_on_split_experts_equals_a_plain_loop(
     return jax.jit(gradient)(x, weights, kernels)
 
   want = both("reference")
-  with jax.set_mesh(_mesh((2, 1, 2, 2))):
+  with jax.set_mesh(_mesh((2, 1, 2, 1, 2))):
     found = both("emulated")
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want)):
     # Of the whole: terms of 30 cancel to single elements of 0.1.
@@ -382,7 +382,7 @@ def test_a_mesh_that_does_not_divide_the_experts_is_refused():
   with pytest.raises(
     ValueError, match="expert = 4 is not divisible by the 'expert' axis of 8"
   ):
-    rules.named_shardings(_mesh((1, 1, 8, 1)), model.logical_axes(), params)
+    rules.named_shardings(_mesh((1, 1, 8, 1, 1)), model.logical_axes(), params)
 
 
 def test_a_configuration_survives_its_checkpoint():

@@ -78,8 +78,9 @@ def _needs(config, *, chosen, head, mesh, batch_size, lengths):
   )
 
   def rows(length, dtype):
+    shape = (batch_size, length)
     return jax.ShapeDtypeStruct(
-      (batch_size, length), dtype, sharding=rules.batch_sharding(mesh)
+      shape, dtype, sharding=rules.tokens_sharding(mesh, shape)
     )
 
   batch = {
@@ -171,3 +172,37 @@ def test_heads_and_vocabulary_split_over_chips_compile():
     lengths={"encoder": 1024, "decoder": 229},
   )
   assert needs.peak <= 1.6 * 2**30
+
+
+@pytest.mark.tpu
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "config_class, name, lengths, bound",
+  [
+    (decoder.DecoderConfig, "llama5_1b", {"decoder": 4096}, 0.6),
+    (
+      encdec.EncoderDecoderConfig,
+      "mt5_base",
+      {"encoder": 1024, "decoder": 256},
+      0.85,  # most of them are gradients
+    ),
+  ],
+)
+def test_rows_split_over_chips_compile(config_class, name, lengths, bound):
+  """Two layers; what a device has of the activations is half of a row."""
+  depths = [
+    field.name
+    for field in dataclasses.fields(config_class)
+    if field.name.endswith("_layers")
+  ]
+  config = dataclasses.replace(
+    _config(config_class, name), vocab_size=32768, **dict.fromkeys(depths, 2)
+  )
+  options = {"chosen": backends.TPU, "head": "pallas_tpu", "lengths": lengths}
+  whole = _needs(config, mesh=_mesh(tensor=2), batch_size=8, **options)
+  split = _needs(
+    config, mesh=_mesh(sequence=2, tensor=2), batch_size=8, **options
+  )
+  # A gather of the keys and values of a layer comes on top.
+  assert split.flops < 0.55 * whole.flops
+  assert split.temporaries < bound * whole.temporaries

@@ -7,6 +7,7 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from mlm.training import ledger, loop, metrics, progress
@@ -98,19 +99,55 @@ def test_sigterm_saves_and_the_resumed_run_is_the_uninterrupted_one(
     )
 
 
+def _killed(output, step, mesh_shape="{}"):
+  """Runs, or resumes, until SIGKILL ends it while it prepares a step."""
+  command = [sys.executable, SCRIPT, output, mesh_shape]
+  killed = subprocess.run(
+    [*command, str(step), str(int(signal.SIGKILL)), "0"],
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+  )
+  assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+
+
 def test_killed_run_started_again_is_the_uninterrupted_one(
   tmp_path, uninterrupted
 ):
-  command = [sys.executable, SCRIPT, tmp_path, "10", str(int(signal.SIGKILL))]
-  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-  killed = subprocess.run(command, env=environment, capture_output=True)
-  assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+  _killed(tmp_path, 6)
+  _killed(tmp_path, 10)
   assert [line["step"] for line in _lines(tmp_path)][:4] == [1, 3, 5, 7]
   steps = []
   state = job.train(tmp_path, before_batch=steps.append)
   assert steps[0] in (4, 8)  # the save of step 8 may not have ended
   _assert_equal(state, uninterrupted[0])
   assert _lines(tmp_path) == uninterrupted[1]
+
+
+@pytest.mark.slow
+def test_run_killed_at_ten_random_steps_is_the_uninterrupted_one(
+  tmp_path, uninterrupted
+):
+  """In order: a run never asks again for what its checkpoint has."""
+  for step in sorted(np.random.default_rng(0).integers(0, 11, 10)):
+    _killed(tmp_path, step)
+  _assert_equal(job.train(tmp_path), uninterrupted[0])
+  assert _lines(tmp_path) == uninterrupted[1]
+
+
+@pytest.mark.slow
+def test_run_killed_and_resumed_on_other_meshes_is_the_uninterrupted_one(
+  tmp_path, uninterrupted
+):
+  """Float32 sums in another order: the params differ by 1e-6 of their norm."""
+  for step, mesh_shape in ((5, '{"fsdp": 8}'), (9, '{"data": 2, "tensor": 4}')):
+    _killed(tmp_path, step, mesh_shape)
+  state = job.train(tmp_path, mesh_shape={"fsdp": 2, "sequence": 2})
+  expected = uninterrupted[0].params
+  difference = jax.tree.map(
+    lambda x, y: np.asarray(x) - np.asarray(y), state.params, expected
+  )
+  norm = optax.global_norm(jax.device_get(expected))
+  assert optax.global_norm(difference) < 1e-6 * norm
 
 
 def test_finished_run_started_again_trains_no_more(tmp_path, uninterrupted):
@@ -127,7 +164,7 @@ def test_finished_run_started_again_trains_no_more(tmp_path, uninterrupted):
 
 def test_checkpoint_of_one_mesh_continues_on_another(tmp_path, uninterrupted):
   job.train(tmp_path, num_steps=4)
-  state = job.train(tmp_path, mesh_shape=(2, 2, 1, 2))
+  state = job.train(tmp_path, mesh_shape={"data": 2, "fsdp": 2, "tensor": 2})
   # Another order of summation; what Adam divides by is of the same order.
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
@@ -162,7 +199,7 @@ def test_loss_that_is_not_finite_stops_the_run_unsaved(tmp_path, bad_step):
 
 def test_batch_that_does_not_divide_the_mesh_reaches_the_user(tmp_path):
   with pytest.raises(ValueError, match="6"):
-    job.train(tmp_path, batch_size=6, mesh_shape=(4, 2, 1, 1))
+    job.train(tmp_path, batch_size=6, mesh_shape={"data": 4, "fsdp": 2})
 
 
 def test_periods_that_would_cut_a_line_in_two_are_an_error(tmp_path):
@@ -223,9 +260,7 @@ def test_source_sees_the_current_params_and_a_host_step(tmp_path):
 
 
 def test_ledger_follows_a_run_that_was_killed(tmp_path):
-  command = [sys.executable, SCRIPT, tmp_path, "7", str(int(signal.SIGKILL))]
-  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-  subprocess.run(command, env=environment, capture_output=True)
+  _killed(tmp_path, 7)
   job.train(tmp_path)
   events = ledger.read(tmp_path)
   first, second = [e["step"] for e in events if e["event"] == "ready"]

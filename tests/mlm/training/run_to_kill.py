@@ -1,13 +1,17 @@
-"""A small training job, for tests that kill it: OUTPUT KILL_AT SIGNAL.
+"""A small training job, for tests that kill it.
 
-Sends itself the signal while step KILL_AT is being prepared; -1 for never.
+  OUTPUT MESH_SHAPE [KILL_AT SIGNAL PROCESS]
+
+Process PROCESS sends itself the signal while step KILL_AT is being prepared. It
+is one of several if the environment says so.
 """
 
 import importlib.util
-import math
+import json
 import os
 import pathlib
 import sys
+import time
 
 import jax
 import numpy as np
@@ -16,6 +20,7 @@ from jax.sharding import Mesh
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.checkpoints import manager
 from mlm.sharding import mesh as mesh_lib
+from mlm.sharding import processes, rules
 from mlm.training import (
   loop,
   loss_weights,
@@ -43,7 +48,7 @@ def train(
   output,
   *,
   before_batch=lambda step: None,
-  mesh_shape=(1, 1, 1, 1),
+  mesh_shape=None,
   loss_scale=lambda step: 1.0,
   num_steps=NUM_STEPS,
   batch_size=8,
@@ -51,8 +56,9 @@ def train(
 ):
   """Trains, or resumes; returns the final state."""
   tiny = _tiny()
-  devices = jax.devices()[: math.prod(mesh_shape)]
-  mesh = Mesh(np.reshape(devices, mesh_shape), mesh_lib.AXES)
+  sizes = [(mesh_shape or {}).get(axis, 1) for axis in mesh_lib.AXES]
+  devices = jax.devices()[: np.prod(sizes)]
+  mesh = Mesh(np.reshape(devices, sizes), mesh_lib.AXES)
   optimizer = optimizers.adamw(
     learning_rate=schedules.warmup_cosine(
       peak=1e-2, warmup_steps=3, num_steps=NUM_STEPS, final_fraction=0.1
@@ -106,13 +112,14 @@ def train(
     before_batch(step)
     batch = tiny._batch(step, batch_size=batch_size)
     scale = np.full(batch_size, loss_scale(step), np.float32)
-    return {**batch, "scale": scale}
+    rows = rules.local_rows(mesh, batch_size)
+    return {name: of[rows] for name, of in {**batch, "scale": scale}.items()}
 
   try:
     return loop.train(
       state=state,
       batch_source=batch_source,
-      place=train_step.make_place(mesh),
+      place=train_step.make_place_local(mesh, batch_size),
       step_fn=train_step.make_train_step(
         loss_fn=loss_fn,
         optimizer=optimizer,
@@ -135,10 +142,15 @@ def train(
 
 
 if __name__ == "__main__":
-  _output, _kill_at, _signal = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-  train(
-    _output,
-    before_batch=lambda step: (
-      os.kill(os.getpid(), _signal) if step == _kill_at else None
-    ),
-  )
+  _output, _mesh_shape, *_kill = sys.argv[1:]
+  _kill_at, _signal, _process = map(int, _kill) if _kill else (-1, 0, 0)
+  if "JAX_COORDINATOR_ADDRESS" in os.environ:
+    processes.start(heartbeat_seconds=10)
+
+  def _before_batch(step):
+    if step == _kill_at and jax.process_index() == _process:
+      os.kill(os.getpid(), _signal)
+    if _kill_at >= 0 and jax.process_count() > 1:
+      time.sleep(0.3)  # the news of a SIGTERM travels slower than such steps
+
+  train(_output, before_batch=_before_batch, mesh_shape=json.loads(_mesh_shape))

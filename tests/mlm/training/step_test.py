@@ -24,7 +24,7 @@ def _mesh(shape):
   """Over as many of the eight devices as (data, fsdp, tensor) need."""
   devices = jax.devices()[: math.prod(shape)]
   data, fsdp, tensor = shape
-  return Mesh(np.reshape(devices, (data, fsdp, 1, tensor)), mesh_lib.AXES)
+  return Mesh(np.reshape(devices, (data, fsdp, 1, 1, tensor)), mesh_lib.AXES)
 
 
 def _optimizer(max_grad_norm=1.0):

@@ -1,0 +1,1 @@
+"""Plans of runs: what they need, as computed and as the compiler says."""
