@@ -15,7 +15,7 @@ def _colour(row: Mapping) -> str:
 
 
 def told_interval(row: Mapping, digits: int = 1) -> str:
-  """ "[low, high]", or what stands in its place for a single source prompt."""
+  """The interval as [low, high], or why there is none."""
   if row["low"] is None:
     return "[one source prompt]"
   return f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]"

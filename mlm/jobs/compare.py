@@ -43,8 +43,8 @@ def compare(
 ) -> None:
   """Win, loss and tie rates of A over B by language, also at equal length.
 
-  Sampled responses are kept, so a job that was killed samples nothing twice;
-  what judges keep is theirs.
+  Sampled responses are kept, by the policy's path, so a job that was killed
+  samples nothing twice; what judges keep is theirs.
 
   Args:
     tokenizer: tokenizer directory of the policies; not read if both sides are

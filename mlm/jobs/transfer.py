@@ -50,7 +50,8 @@ def transfer(
   """Best-of-n by rewards of each source for the policy of each target.
 
   The n samples of a target's policy and one more, the opponent, are drawn once
-  and kept; every reward chooses among the same n. Scores are kept too.
+  and kept; every reward chooses among the same n. Scores are kept too, by the
+  reward's path: a reward that was trained again needs another OUTPUT.
 
   Args:
     tokenizer: tokenizer directory of all models.
