@@ -11,6 +11,7 @@ from mlm.checkpoints import manager
 from mlm.data import indexed, sampling
 from mlm.jobs import models
 from mlm.languages import registry
+from mlm.planning import chips
 from mlm.training import ledger, loop, metrics, progress, step
 from mlm.training import state as train_state
 from mlm.training.optimizers import MakeOptimizer
@@ -80,8 +81,11 @@ def _operative_config(output: str) -> str | None:
 
 def throughput(flops_per_step: float) -> progress.Describe:
   """`mlm.training.progress.throughput` on the devices of this run."""
+  devices = jax.devices()
+  of_device = chips.device_flops(devices[0].device_kind)
   return progress.throughput(
-    flops_per_step=flops_per_step, peak_flops_per_second=None
+    flops_per_step=flops_per_step,
+    peak_flops_per_second=of_device and of_device * len(devices),
   )
 
 
