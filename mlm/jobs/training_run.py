@@ -138,8 +138,6 @@ def run(
     place: of `mlm.training.step`; None where the source gives whole batches.
     describe: of `mlm.training.progress`.
   """
-  if jax.process_index() == 0:
-    ledger.append(output, "begin")
   optimizer = optimizer(part.logical_axes)
   abstract = train_state.abstract(init=part.init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, part.logical_axes, abstract)
@@ -150,9 +148,12 @@ def run(
     metadata={**metadata, **part.metadata},
     changing={**(changing or {}), "config": _operative_config(output)},
   )
+  made = checkpointer.latest_step()
+  if jax.process_index() == 0 and made != num_steps:
+    ledger.append(output, "begin")
   try:
-    if checkpointer.latest_step() is not None:
-      print(f"Resuming from step {checkpointer.latest_step()} of {num_steps}")
+    if made is not None:
+      print(f"Resuming from step {made} of {num_steps}")
       state = checkpointer.restore(
         train_state.with_shardings(abstract, shardings)
       )
