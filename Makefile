@@ -53,7 +53,7 @@ quickstart: setup
 	$(RUN_PYTHON) -m beam_pipelines.mc4 --input=$(INPUT) --output=$(RUN)/corpus --validation_modulus=$(VALIDATION_MODULUS) $(if $(filter $(SAMPLE)/%,$(INPUT)),--bad_words=$(SAMPLE)/bad_words)
 	$(JOB) train_tokenizer $(call GIN,train_tokenizer) --gin.CORPUS=$(RUN)/corpus --gin.OUTPUT=$(RUN)/tokenizer
 	$(JOB) cache_tokens $(call GIN,cache_tokens) --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/tokens
-	$(JOB) pretrain $(call GIN,pretrain) --gin.TOKENS=$(RUN)/tokens --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/pretrain $(if $(OVERLAY),,--gin.STEPS=$(PRETRAIN_STEPS))
+	$(JOB) pretrain $(call GIN,pretrain) --gin.TOKENS=$(RUN)/tokens --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/pretrain $(if $(OVERLAY),,--gin.TRAIN_STEPS=$(PRETRAIN_STEPS))
 	$(JOB) make_instructions $(call GIN,make_instructions) --gin.CORPUS=$(RUN)/corpus --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/instructions
 	$(JOB) cache_records $(call GIN,cache_records) --gin.SOURCES="{'templates': '$(RUN)/instructions'}" --gin.TOKENIZER=$(RUN)/tokenizer --gin.OUTPUT=$(RUN)/examples
 	$(JOB) finetune $(call GIN,finetune) --gin.TOKENIZER=$(RUN)/tokenizer --gin.INITIAL=$(RUN)/pretrain --gin.EXAMPLES=$(RUN)/examples --gin.OUTPUT=$(RUN)/sft

@@ -44,7 +44,7 @@ def _ours(options, folder: str) -> tuple[list[str], str]:
     f"--gin.OUTPUT={folder}/run",
     "--gin.ACTIVATION_DTYPE=float32",
     "--gin.REMAT=none",
-    f"--gin.STEPS={_NUM_STEPS}",
+    f"--gin.TRAIN_STEPS={_NUM_STEPS}",
     f"--gin.CHECKPOINT_PERIOD={_NUM_STEPS}",
     "--gin.LOG_PERIOD=1",
     f"--gin.BATCH_SIZE={options.batch_size}",

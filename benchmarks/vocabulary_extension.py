@@ -205,7 +205,7 @@ def main() -> None:
     TOKENIZER=at("base"),
     OUTPUT=at("pretrained"),
     VOCAB_SIZE=BASE_PIECES,
-    STEPS=options.base_steps,
+    TRAIN_STEPS=options.base_steps,
     **SHAPE,
   )
   _print_ranks(at("pretrained"), at("base"))
@@ -239,7 +239,7 @@ def main() -> None:
       INITIAL=at(slug),
       OUTPUT=at(f"{slug}_continued"),
       VOCAB_SIZE=metadata["model"]["vocab_size"],
-      STEPS=options.continued_steps,
+      TRAIN_STEPS=options.continued_steps,
       SEED=options.seed,
       **SHAPE,
     )

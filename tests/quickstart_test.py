@@ -18,6 +18,8 @@ import seqio
 
 from beam_pipelines import mc4
 from mlm import run as launcher
+from mlm.checkpoints import manager
+from mlm.jobs import judges
 from mlm.languages import registry
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -186,6 +188,19 @@ def test_losses_are_logged_for_every_language(chain):
   seen = {code for line in lines for code in line["loss_by_language"]}
   assert seen <= set(registry.codes())
   assert len(seen & set(LANGUAGES)) >= 4
+
+
+def test_the_policy_says_which_reward_model_trained_it(chain):
+  run, *_ = chain
+  calibration = json.loads((run / "reward_model/calibration.json").read_text())
+  metadata = manager.read_metadata(run / "rloo" / "checkpoints")
+  assert metadata["reward_model"] == {
+    name: calibration[name] for name in ("fingerprint", "seed")
+  }
+  with pytest.raises(ValueError, match="the one that trained"):
+    judges.check_held_out(
+      str(run / "reward_model"), policies=[str(run / "rloo")], rewards=[]
+    )
 
 
 def test_results_say_reward_and_kl_by_language(chain):

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from mlm.data import prompts
@@ -39,6 +40,54 @@ def prompt_arrays(
     "prompts": prompts.prompt_rows(encoded, prompt_length=prompt_length),
     "prompt_ids": np.array([prompt_id(r) for r in records], np.uint32),
   }
+
+
+def token_rows(
+  records: Sequence[Mapping],
+  responses: np.ndarray,
+  *,
+  processor: Any,
+  prompt_length: int,
+) -> np.ndarray:
+  """Prompts before their sampled responses, int32 [B * K, P + R].
+
+  Args:
+    records: B, with "prompt".
+    responses: int32 [B, K, R].
+    processor: SentencePiece processor.
+    prompt_length: P.
+  """
+  encoded = [prompts.prompt_ids(processor, r["prompt"]) for r in records]
+  left = prompts.prompt_rows(encoded, prompt_length=prompt_length)
+  num_samples, response_length = responses.shape[1:]
+  return np.concatenate(
+    [
+      np.repeat(left, num_samples, axis=0),
+      responses.reshape(-1, response_length),
+    ],
+    axis=1,
+  )
+
+
+def in_batches(
+  function: Callable, arrays: Sequence[np.ndarray], size: int
+) -> Any:
+  """A function of equal-length arrays, called with `size` rows at a time.
+
+  Args:
+    function: of arrays of `size` rows each -> tree of arrays of as many.
+    arrays: of N rows each, N >= 1; the last batch is filled with repeats.
+    size: rows of a batch.
+
+  Returns:
+    The function's tree, with N rows.
+  """
+  total = len(arrays[0])
+  results = []
+  for start in range(0, total, size):
+    index = np.arange(start, start + size) % total
+    results.append(function(*(array[index] for array in arrays)))
+  return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *results)
 
 
 def sample_responses(

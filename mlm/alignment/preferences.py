@@ -34,6 +34,40 @@ def on_policy_pairs(
       }
 
 
+def text_rows(
+  texts: Sequence[tuple[str | Sequence[str], str, bool]],
+  *,
+  processor: Any,
+  prompt_length: int,
+  response_length: int,
+) -> np.ndarray:
+  """Token rows of prompts and responses given as text, int32 [N, P + R].
+
+  A sampled text may take more pieces to encode than it was sampled with; what
+  exceeds R is cut before EOS.
+
+  Args:
+    texts: (prompt, a text or turns, response, whether it ended) of each.
+    processor: SentencePiece processor.
+    prompt_length: P.
+    response_length: R; of a response that did not end, R tokens without EOS.
+  """
+  rows = prompts.prompt_rows(
+    [prompts.prompt_ids(processor, prompt) for prompt, *_ in texts],
+    prompt_length=prompt_length,
+  )
+  encoded = []
+  for _, response, ended in texts:
+    ids = prompts.response_ids(processor, response)
+    if not ended:
+      ids = ids[:-1][:response_length]
+    elif len(ids) > response_length:
+      ids = ids[: response_length - 1] + ids[-1:]
+    encoded.append(ids)
+  responses = prompts.response_rows(encoded, response_length=response_length)
+  return np.concatenate([rows, responses], axis=1)
+
+
 def pair_rows(
   pairs: Sequence[Mapping],
   *,
@@ -43,28 +77,20 @@ def pair_rows(
 ) -> dict[str, np.ndarray]:
   """Token rows of pairs, each encoded from its text and cut to fit.
 
-  A sampled text may take more pieces to encode than it was sampled with; what
-  exceeds R is cut before EOS, in both responses alike.
+  Both responses end with EOS; see `text_rows`.
 
   Returns:
     {"chosen_rows", "rejected_rows": int32 [B, P + R], "language_ids": [B],
     "margins": float32 [B]}; the margin of a pair without one is 0.
   """
-  rows = prompts.prompt_rows(
-    [prompts.prompt_ids(processor, pair["prompt"]) for pair in pairs],
-    prompt_length=prompt_length,
-  )
 
   def with_response(side):
-    encoded = [prompts.response_ids(processor, pair[side]) for pair in pairs]
-    cut = [
-      ids[: response_length - 1] + ids[-1:]
-      if len(ids) > response_length
-      else ids
-      for ids in encoded
-    ]
-    responses = prompts.response_rows(cut, response_length=response_length)
-    return np.concatenate([rows, responses], axis=1)
+    return text_rows(
+      [(pair["prompt"], pair[side], True) for pair in pairs],
+      processor=processor,
+      prompt_length=prompt_length,
+      response_length=response_length,
+    )
 
   return {
     "chosen_rows": with_response("chosen"),

@@ -30,7 +30,8 @@ def svg(figure) -> str:
   return text[text.index("<svg") :]
 
 
-def _by_language_axes(languages: Sequence[str], xlabel: str, title: str):
+def by_language_axes(languages: Sequence[str], xlabel: str, title: str):
+  """(figure, axes) with a row a language, the first on top."""
   height = 1.2 + _BAR_INCHES * len(languages)
   figure, axes = plt.subplots(figsize=(8, height))
   axes.set_yticks(range(len(languages)), languages, fontsize=7)
@@ -51,7 +52,7 @@ def pages_by_stage(funnel: Mapping, languages: Sequence[str]) -> str:
     sum(before),
     sum(list(funnel[c].values())[-1]["kept"] for c in languages),
   )
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     languages,
     "pages (log scale)",
     f"{left:,} of {total:,} pages with a language are kept",
@@ -80,7 +81,7 @@ def corpus_sizes(
 
   The figure of the mT5 paper (Xue et al. 2021, figure 1), turned.
   """
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     languages,
     "pages (log scale)",
     f"{sum(pages.values()):,} pages of {len(languages)} languages",
@@ -109,7 +110,7 @@ def waterfall(funnel: Mapping, languages: Sequence[str]) -> str:
   stages = list(next(iter(funnel.values())))
   shown = [s for s in stages if any(f[s]["dropped"] for f in funnel.values())]
   colours = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(shown)))
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     languages, "% of the language's pages", "Each page is kept or has a reason"
   )
   y = range(len(languages))
@@ -179,7 +180,7 @@ def mixture_rates(tokens: Mapping[str, int], rates: Mapping[str, float]) -> str:
   """Share of tokens in the corpus beside the share in the mixture."""
   languages = sorted(rates, key=lambda c: -tokens[c])
   total = sum(tokens[c] for c in languages)
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     languages,
     "share of tokens, % (log scale)",
     "Temperature sampling raises the small languages' share",
@@ -245,7 +246,7 @@ def bits_per_byte(rows: Mapping[str, Mapping]) -> str:
   below = sum(
     rows[c]["bits_per_byte"] < rows[c]["unigram_entropy"] for c in languages
   )
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     languages,
     "bits per byte of held-out text",
     f"The model is below the unigram entropy in {below} of "
@@ -283,25 +284,6 @@ def reward_and_kl(metrics: Sequence[Mapping]) -> str:
   return svg(figure)
 
 
-def win_rates(win_rate: Mapping) -> str:
-  """Win minus loss of RLOO over SFT, by language, with intervals."""
-  rows = {"macro average": win_rate["overall"], **win_rate["by_language"]}
-  overall = win_rate["overall"]
-  figure, axes = _by_language_axes(
-    list(rows),
-    "win − loss against the fine-tuned model, percentage points",
-    f"RLOO over SFT: {overall['delta']:+.1f} points "
-    f"[{overall['low']:.1f}, {overall['high']:.1f}], judged by another "
-    "identifier than training's",
-  )
-  for y, row in enumerate(rows.values()):
-    colour = GREEN if row["low"] > 0 else ORANGE if row["high"] < 0 else GREY
-    axes.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1.2)
-    axes.plot(row["delta"], y, marker="o", markersize=4, color=colour)
-  axes.axvline(0, color="black", linewidth=0.8)
-  return svg(figure)
-
-
 def premiums(
   of_tokenizer: Mapping[str, Mapping[str, float]], labels: Sequence[str]
 ) -> str:
@@ -310,7 +292,7 @@ def premiums(
     name: max(labels, key=values.__getitem__)
     for name, values in of_tokenizer.items()
   }
-  figure, axes = _by_language_axes(
+  figure, axes = by_language_axes(
     labels,
     "premium: tokens over English's on the same lines (log scale)",
     "; ".join(

@@ -4,7 +4,12 @@ import json
 import os
 
 from mlm.data import sampling
-from mlm.evaluation import corpus_report, figures, identification
+from mlm.evaluation import (
+  comparison_report,
+  corpus_report,
+  figures,
+  identification,
+)
 from mlm.languages import groups
 from mlm.text import documents
 from mlm.training import metrics
@@ -99,19 +104,13 @@ def _generation_section(generation: dict) -> dict:
 
 
 def _win_section(win_rate: dict) -> dict:
-  rows = {"macro average": win_rate["overall"], **win_rate["by_language"]}
-  names = ("win", "loss", "tie", "delta", "low", "high", "prompts")
-  return {
-    "title": "Win rate of RLOO over SFT",
-    "text": "The judge adds right language (by py3langid, which training never "
+  return comparison_report.rates_section(
+    {"win_rate": win_rate},
+    title="Win rate of RLOO over SFT",
+    text="The judge adds right language (by py3langid, which training never "
     "used), no repetition and an end. 95 % bootstrap intervals.",
-    "figure": figures.win_rates(win_rate),
-    "columns": ["language", *names],
-    "rows": [
-      [c, *(corpus_report.number(row[n], 1) for n in names)]
-      for c, row in rows.items()
-    ],
-  }
+    seen=None,
+  )
 
 
 def _groups_section(counts: dict, plan: list, results: dict) -> dict:

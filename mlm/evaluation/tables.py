@@ -46,7 +46,13 @@ def _generation_row(name, sft, rloo, win):
     for row in (sft, rloo)
   )
   delta = f"{win['delta']:.1f}" if win else ""
-  interval = f"[{win['low']:.1f}, {win['high']:.1f}]" if win else "not judged"
+  interval = "not judged"
+  if win:
+    interval = (
+      "one source"
+      if win["low"] is None
+      else f"[{win['low']:.1f}, {win['high']:.1f}]"
+    )
   return (
     f"{name:<12}{mean:>16}{aligned_mean:>16}{rloo['kl']:>8.2f}{delta:>8}"
     f"{interval:>18}"

@@ -155,10 +155,10 @@ def evaluate(
       seed=seed + number,
     )
     responses[name] = drawn.reshape(-1, response_length)
-    token_rows = _token_rows(
-      rows, responses[name], processor, prompt_length, samples_per_prompt
+    token_rows = generation.token_rows(
+      rows, drawn, processor=processor, prompt_length=prompt_length
     )
-    parts[name] = _in_batches(
+    parts[name] = generation.in_batches(
       score,
       (token_rows, responses[name], language_ids),
       batch_size * samples_per_prompt,
@@ -170,13 +170,10 @@ def evaluate(
     model.apply, model.apply, backend=backend
   )
   kl = _kl(
-    rows,
-    responses["rloo"],
+    token_rows,  # of the last policy, the aligned one
     language_ids,
     lambda batch: pair(policies["rloo"], policies["sft"], place(batch)),
-    processor=processor,
     prompt_length=prompt_length,
-    samples_per_prompt=samples_per_prompt,
     batch_size=batch_size * samples_per_prompt,
   )
   results["generation"] = _generation(
@@ -249,41 +246,10 @@ def _bits_per_byte(
   return result
 
 
-def _token_rows(rows, responses, processor, prompt_length, samples_per_prompt):
-  encoded = [prompts.prompt_ids(processor, r["prompt"]) for r in rows]
-  left = prompts.prompt_rows(encoded, prompt_length=prompt_length)
-  return np.concatenate(
-    [np.repeat(left, samples_per_prompt, axis=0), responses], axis=1
-  )
-
-
-def _in_batches(function, arrays, size) -> dict:
-  """Applies a function of equal-length arrays in batches of one shape."""
-  total, results = len(arrays[0]), []
-  for start in range(0, total, size):
-    index = np.arange(start, start + size) % total
-    results.append(function(*(array[index] for array in arrays)))
-  return {
-    name: np.concatenate([r[name] for r in results])[:total]
-    for name in results[0]
-  }
-
-
 def _kl(
-  rows,
-  responses,
-  language_ids,
-  logprob_pair,
-  *,
-  processor,
-  prompt_length,
-  samples_per_prompt,
-  batch_size,
+  token_rows, language_ids, logprob_pair, *, prompt_length, batch_size
 ) -> np.ndarray:
   """Summed log ratio to the reference of each response, in nats."""
-  token_rows = _token_rows(
-    rows, responses, processor, prompt_length, samples_per_prompt
-  )
 
   def of_batch(token_rows, language_ids):
     policy, reference = logprob_pair(
@@ -291,9 +257,9 @@ def _kl(
         token_rows, language_ids, prompt_length=prompt_length
       )
     )
-    return {"kl": np.sum(np.asarray(policy) - np.asarray(reference), axis=1)}
+    return np.sum(np.asarray(policy) - np.asarray(reference), axis=1)
 
-  return _in_batches(of_batch, (token_rows, language_ids), batch_size)["kl"]
+  return generation.in_batches(of_batch, (token_rows, language_ids), batch_size)
 
 
 def _clusters(rows, samples_per_prompt) -> np.ndarray:
@@ -335,22 +301,20 @@ def _win_rate(rows, verdicts, known, samples_per_prompt, seed) -> dict:
     name: sum(of_model.values()).reshape(-1, samples_per_prompt)
     for name, of_model in verdicts.items()
   }
-  languages = np.array([r["language"] for r in rows])
-  by_language, clusters = {}, {}
-  for code in sorted(set(languages) & set(known)):
-    chosen = languages == code
-    by_language[code] = win_rate.outcomes(
-      totals["rloo"][chosen], totals["sft"][chosen], margin=0.01
-    )
-    clusters[code] = [r["source_url"] for r, c in zip(rows, chosen) if c]
+  shares = win_rate.outcomes(totals["rloo"], totals["sft"], margin=0.01)
+  judged = [i for i, r in enumerate(rows) if r["language"] in known]
   summary = win_rate.summarize(
-    by_language,
-    clusters,
+    shares[judged],
+    languages=[rows[i]["language"] for i in judged],
+    clusters=[rows[i]["source_url"] for i in judged],
+    seen=None,
     seed=seed,
     num_resamples=_RESAMPLES,
     confidence=_CONFIDENCE,
   )
-  summary["unjudged_languages"] = sorted(set(languages) - set(known))
+  summary["unjudged_languages"] = sorted(
+    {r["language"] for r in rows} - set(known)
+  )
   return summary
 
 

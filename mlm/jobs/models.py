@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import types
 from collections.abc import Callable, Mapping
@@ -69,6 +70,16 @@ def metadata_of(config: families.Config, tokenizer_sha256: str | None) -> dict:
     "model": dataclasses.asdict(config),
     "tokenizer_sha256": tokenizer_sha256,
   }
+
+
+def shape_of(config: families.Config) -> str:
+  """A configuration as JSON: what programs of equal models are kept under."""
+  return json.dumps(dataclasses.asdict(config), sort_keys=True)
+
+
+def of_shape(shape: str) -> Any:
+  """The model, without params, of a configuration that `shape_of` gave."""
+  return families.build(families.config_of(json.loads(shape)))
 
 
 def open_model(output: str, *, mesh: Mesh, metadata: dict) -> Opened:

@@ -46,6 +46,23 @@ def read_calibration(directory: str) -> dict:
     return json.load(f)
 
 
+def reward_model_identity(directory: str) -> dict:
+  """{"fingerprint", "seed"} of a reward model, from its calibration.
+
+  Raises:
+    FileNotFoundError: if there is no calibration.
+    ValueError: if the calibration was written before it held them.
+  """
+  found = read_calibration(directory)
+  names = ("fingerprint", "seed")
+  if missing := [name for name in names if name not in found]:
+    raise ValueError(
+      f"the calibration in {directory} has no {' and no '.join(missing)}; run "
+      "train_reward_model again: it measures without training again"
+    )
+  return {name: found[name] for name in names}
+
+
 def check_periods(checkpoint_period: int, updates_per_rollout: int) -> None:
   """Raises ValueError unless checkpoints fall between rollouts."""
   if updates_per_rollout < 1 or checkpoint_period % updates_per_rollout:
@@ -137,13 +154,15 @@ def open_score(
     read_calibration(directory), languages, by_language=standardize_by_language
   )
   return scoring.make_score(
-    apply=model.apply,
-    reward_params=open_reward_model(
-      directory, model=model, config=config, mesh=mesh, tokenizer=tokenizer
+    raw_score=scoring.learned(
+      reward_scores=scoring.make_reward_scores(model.apply),
+      reward_params=open_reward_model(
+        directory, model=model, config=config, mesh=mesh, tokenizer=tokenizer
+      ),
+      place=step.make_place(mesh),
     ),
     mean=mean,
     std=std,
-    place=step.make_place(mesh),
     processor=processor,
     identify=langid.identify,
   )
@@ -262,6 +281,7 @@ def open_rollouts(settings: Settings) -> Setup:
   check_above_chance(
     settings.reward_model_dir, languages, chance_gate=settings.chance_gate
   )
+  identity = reward_model_identity(settings.reward_model_dir)
   draw = prompts.record_drawer(
     chosen,
     batch_size=settings.prompts_per_step,
@@ -335,6 +355,7 @@ def open_rollouts(settings: Settings) -> Setup:
   metadata = {
     **models.metadata_of(config, sha256),
     "reward_weights": settings.reward_weights,
+    "reward_model": identity,
     "standardize_by_language": settings.standardize_by_language,
     "samples_per_prompt": settings.samples_per_prompt,
     "seed": settings.seed,

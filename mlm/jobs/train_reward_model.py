@@ -7,7 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mlm.alignment import calibration, preferences, reward_model
+from mlm.alignment import (
+  calibration,
+  preferences,
+  reference_cache,
+  reward_model,
+)
 from mlm.instructions import records as records_lib
 from mlm.jobs import models, training_run
 from mlm.languages import registry
@@ -133,6 +138,9 @@ def train_reward_model(
     vocab_size=config.vocab_size,
     confidence=confidence,
   )
+  # A judge must be able to tell whether this model trained the policy.
+  measured["fingerprint"] = reference_cache.fingerprint(state.params)
+  measured["seed"] = seed
   path = os.path.join(output, CALIBRATION_FILE)
   with open(path, "w", encoding="utf-8") as f:
     json.dump(measured, f, indent=1)

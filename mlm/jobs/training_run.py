@@ -11,6 +11,7 @@ from mlm.checkpoints import manager
 from mlm.data import indexed, sampling
 from mlm.jobs import models
 from mlm.languages import registry
+from mlm.planning import chips
 from mlm.training import ledger, loop, metrics, progress, step
 from mlm.training import state as train_state
 from mlm.training.optimizers import MakeOptimizer
@@ -80,8 +81,11 @@ def _operative_config(output: str) -> str | None:
 
 def throughput(flops_per_step: float) -> progress.Describe:
   """`mlm.training.progress.throughput` on the devices of this run."""
+  devices = jax.devices()
+  of_device = chips.device_flops(devices[0].device_kind)
   return progress.throughput(
-    flops_per_step=flops_per_step, peak_flops_per_second=None
+    flops_per_step=flops_per_step,
+    peak_flops_per_second=of_device and of_device * len(devices),
   )
 
 
@@ -134,8 +138,6 @@ def run(
     place: of `mlm.training.step`; None where the source gives whole batches.
     describe: of `mlm.training.progress`.
   """
-  if jax.process_index() == 0:
-    ledger.append(output, "begin")
   optimizer = optimizer(part.logical_axes)
   abstract = train_state.abstract(init=part.init, optimizer=optimizer)
   shardings = train_state.state_shardings(mesh, part.logical_axes, abstract)
@@ -146,9 +148,12 @@ def run(
     metadata={**metadata, **part.metadata},
     changing={**(changing or {}), "config": _operative_config(output)},
   )
+  made = checkpointer.latest_step()
+  if jax.process_index() == 0 and made != num_steps:
+    ledger.append(output, "begin")
   try:
-    if checkpointer.latest_step() is not None:
-      print(f"Resuming from step {checkpointer.latest_step()} of {num_steps}")
+    if made is not None:
+      print(f"Resuming from step {made} of {num_steps}")
       state = checkpointer.restore(
         train_state.with_shardings(abstract, shardings)
       )

@@ -94,6 +94,20 @@ TPU7X = Chip(
   unconfirmed=("link_bandwidth", "dcn_bandwidth", "chips_per_host"),
 )
 CHIPS = {chip.name: chip for chip in (V5E, V5P, V6E, TPU7X)}
+# What jax calls their devices, and GPUs, whose peak is NVIDIA's without sparsity.
+_DEVICE_FLOPS = {
+  "TPU v5 lite": V5E.flops,
+  "TPU v5": V5P.flops,
+  "TPU v6 lite": V6E.flops,
+  "TPU7x": TPU7X.flops / TPU7X.devices,
+  "NVIDIA H100 80GB HBM3": 9.89e14,
+  "NVIDIA H200": 9.89e14,
+}
+
+
+def device_flops(device_kind: str) -> float | None:
+  """bf16 FLOP/s of a device that jax calls so; None where they are not known."""
+  return _DEVICE_FLOPS.get(device_kind)
 
 
 def of_topology(topology: str) -> Chip:

@@ -162,6 +162,8 @@ def train(
       f"the checkpoint is at step {start}, beyond num_steps {num_steps}; "
       "raise num_steps or choose another output directory"
     )
+  if start == num_steps:
+    return state
   is_primary = jax.process_index() == 0
   metrics_path = os.path.join(output, METRICS_FILE)
   if is_primary:

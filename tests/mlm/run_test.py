@@ -309,3 +309,49 @@ def test_readers_of_preferences_resolve(dataset, tmp_path):
   _, kwargs, _ = run.resolve("convert_preferences", files, bindings)
   with pytest.raises(ValueError, match="turns|prompts|ties|tree"):
     kwargs["reader"]({})
+
+
+JUDGES = {
+  "second_identifier": "py3langid",
+  "reward_model": "the reward model in",
+  "chat": "some-model at http://judge",
+  "people": "people",
+}
+
+
+@pytest.mark.parametrize("job", ["compare", "transfer"])
+@pytest.mark.parametrize("judge", JUDGES)
+def test_every_judge_resolves_over_the_jobs_that_compare(job, judge, tmp_path):
+  own = {
+    "compare": {"A": tmp_path, "B": tmp_path},
+    "transfer": {"POLICIES": {"eng_Latn": "DIR"}, "GRIDS": {"transfer": {}}},
+  }[job]
+  bindings = {name: str(value) for name, value in own.items()}
+  for name in ("PROMPTS", "TOKENIZER", "OUTPUT"):
+    bindings[name] = str(tmp_path)
+  if judge == "reward_model":
+    bindings["JUDGE_MODEL"] = str(tmp_path)
+  if judge == "chat":
+    bindings |= {"JUDGE_URL": "http://judge", "JUDGE_MODEL": "some-model"}
+  files = [f"gin/jobs/{job}.gin", f"gin/judges/{judge}.gin"]
+  _, kwargs, config = run.resolve(job, files, bindings)
+  assert JUDGES[judge] in kwargs["judge"].name
+  assert kwargs["cluster_field"] == "source_url"
+  with pytest.raises(run.UsageError, match="JUDGE"):
+    run.resolve(job, files[:1], bindings)
+
+
+def test_the_job_that_translates_preferences_resolves(tmp_path):
+  path = tmp_path / "translations.jsonl"
+  path.write_text(
+    '{"source": "eng_Latn", "target": "deu_Latn", "text": "a", '
+    '"translation": "b"}\n'
+  )
+  bindings = {
+    **dict.fromkeys(("PREFERENCES", "OUTPUT"), str(tmp_path)),
+    "TRANSLATIONS": str(path),
+    "TARGET": "deu_Latn",
+  }
+  files = ["gin/jobs/translate_preferences.gin"]
+  _, kwargs, _ = run.resolve("translate_preferences", files, bindings)
+  assert kwargs["translator"](["a"], "eng_Latn", "deu_Latn") == ["b"]

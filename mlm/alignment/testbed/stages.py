@@ -20,6 +20,7 @@ from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.alignment import (
   dpo,
   estimators,
+  generation,
   reward_model,
   rloo,
   rollout_batches,
@@ -79,16 +80,6 @@ class Stages(NamedTuple):
 def _copy(params):
   """The first step is given the buffers of what it starts from to overwrite."""
   return jax.tree.map(lambda x: x.copy(), params)
-
-
-def in_batches(function: Callable, size: int, *arrays: np.ndarray):
-  """Applies a function of [size, ...] arrays to longer ones, filling up."""
-  found = []
-  for start in range(0, len(arrays[0]), size):
-    chunks = [a[start : start + size] for a in arrays]
-    filled = [np.resize(c, (size, *c.shape[1:])) for c in chunks]
-    found.append(np.asarray(function(*filled))[: len(chunks[0])])
-  return np.concatenate(found)
 
 
 def make_stages(
@@ -256,7 +247,9 @@ def make_stages(
       batch = response_batch(prompts, responses, language_ids)
       return sequence_logprobs(params, place(batch))
 
-    return in_batches(of_rows, settings.rows_at_once, prompts, responses)
+    return generation.in_batches(
+      of_rows, (prompts, responses), settings.rows_at_once
+    )
 
   def align_dpo(reference, pairs, rate, beta, seed, output):
     references = [
@@ -376,7 +369,7 @@ def make_stages(
     size = settings.rows_at_once // num_samples // mesh.size * mesh.size
     size = max(size, mesh.size)
     prompt_ids = np.arange(len(prompts), dtype=np.uint32)
-    return in_batches(of_rows, size, prompts, prompt_ids)
+    return generation.in_batches(of_rows, (prompts, prompt_ids), size)
 
   scores = mesh_lib.jit(
     lambda params, rows: reward_model.scores(
@@ -389,7 +382,7 @@ def make_stages(
       return scores(params, place({"rows": rows})["rows"])
 
     rows = np.concatenate([prompts, responses], axis=1)
-    return in_batches(of_rows, settings.rows_at_once, rows)
+    return generation.in_batches(of_rows, (rows,), settings.rows_at_once)
 
   return Stages(
     finetune=finetune,

@@ -396,7 +396,12 @@ def test_a_mixture_is_trained_on_with_its_overlay(monkeypatch):
   _, kwargs, _ = run.resolve(
     "cache_mixture",
     ["gin/jobs/cache_mixture.gin"],
-    {"MIXTURE": "a", "MODULE": "b", "TOKENIZER": "c", "OUTPUT": "d"},
+    {
+      "MIXTURE_OR_TASK_NAME": "a",
+      "MIXTURE_OR_TASK_MODULE": "b",
+      "TOKENIZER": "c",
+      "OUTPUT": "d",
+    },
   )
   assert kwargs["languages"] == {} and kwargs["split"] == "train"
   names = ("TOKENIZER", "INITIAL", "EXAMPLES", "OUTPUT")

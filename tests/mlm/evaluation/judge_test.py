@@ -118,3 +118,103 @@ def test_text_without_letters_has_no_language(judge_of_all):
 def test_a_language_outside_the_registry_is_refused():
   with pytest.raises(registry.UnknownLanguageError, match="'swh_Latn'"):
     judge.second_identifier(["tha_Thai", "sw"])
+
+
+def _comparison(name, a, b, code="tha_Thai"):
+  return judge.Comparison(
+    name, code, "?", judge.Answer(a, True), judge.Answer(b, True)
+  )
+
+
+def test_a_judge_that_looks_at_the_place_gives_only_ties():
+  comparisons = [_comparison(str(i), f"{i}", "x") for i in range(20)]
+  for place in (judge.A, judge.B):
+    told = judge.in_both_orders(lambda cs, p=place: [p] * len(cs), comparisons)
+    assert {judge.outcome(*pair) for pair in told} == {judge.TIE}
+
+
+@pytest.mark.parametrize(
+  "forward, swapped, outcome",
+  [
+    ("A", "B", "A"),
+    ("B", "A", "B"),
+    ("TIE", "TIE", "TIE"),
+    ("A", "TIE", "TIE"),
+    ("A", "A", "TIE"),
+    ("A", "NO_VERDICT", "NO_VERDICT"),
+    ("NO_VERDICT", "TIE", "NO_VERDICT"),
+  ],
+)
+def test_only_consistent_verdicts_win(forward, swapped, outcome):
+  assert judge.outcome(forward, swapped) == outcome
+  mirrored = {"A": "B", "B": "A"}
+  assert judge.outcome(swapped, forward) == mirrored.get(outcome, outcome)
+
+
+def _longer(answers):
+  return np.array([float(len(a.text)) for *_, a in answers])
+
+
+def test_scores_make_a_judge_that_no_order_changes():
+  asked = []
+
+  def score(answers):
+    asked.append(list(answers))
+    return _longer(answers)
+
+  comparisons = [
+    _comparison("1", "aaa", "b"),
+    _comparison("2", "b", "aaa"),
+    _comparison("3", "aaa", "aa"),
+    _comparison("4", "b", "c"),
+  ]
+  told = judge.in_both_orders(judge.of_scores(score, margin=1.0), comparisons)
+  assert told == [("A", "B"), ("B", "A"), ("TIE", "TIE"), ("TIE", "TIE")]
+  texts = [a.text for *_, a in asked[0]]
+  assert sorted(texts) == sorted({"aaa", "aa", "b", "c"})  # each once
+
+
+def test_an_answer_that_cannot_be_scored_has_no_verdict():
+  judged = judge.of_scores(
+    lambda answers: np.where(_longer(answers) > 1, np.nan, 0.0), margin=0.0
+  )
+  told = judged([_comparison("1", "aa", "b"), _comparison("2", "b", "c")])
+  assert told == ["NO_VERDICT", "TIE"]
+
+
+def test_the_verifier_prefers_the_language_of_the_prompt(judge_of_all):
+  identify, known = judge_of_all
+  judged = judge.of_scores(
+    judge.verifiable_score(
+      identify=identify, known=known, encode=lambda text: list(text.encode())
+    ),
+    margin=0.01,
+  )
+  thai, russian = (next(_paragraphs(c)) for c in ("tha_Thai", "rus_Cyrl"))
+  assert judged(
+    [
+      _comparison("1", thai, russian, "tha_Thai"),
+      _comparison("2", thai, russian, "rus_Cyrl"),
+      _comparison("3", thai, russian, "haw_Latn"),
+      _comparison("4", thai, thai, "tha_Thai"),
+      _comparison("5", "", "", "tha_Thai"),
+    ]
+  ) == ["A", "B", "NO_VERDICT", "TIE", "TIE"]
+  unended = judge.Comparison(
+    "6",
+    "tha_Thai",
+    "?",
+    judge.Answer(thai, False),
+    judge.Answer(thai, True),
+  )
+  assert judged([unended]) == ["B"]
+
+
+def test_judges_that_do_not_answer_each_comparison_are_refused():
+  comparisons = [_comparison("1", "a", "b")]
+  with pytest.raises(ValueError, match="1 verdicts for 2"):
+    judge.in_both_orders(lambda cs: ["A"], comparisons)
+  with pytest.raises(ValueError, match="'maybe'"):
+    judge.in_both_orders(lambda cs: ["maybe"] * len(cs), comparisons)
+  with pytest.raises(ValueError, match="same id"):
+    judge.in_both_orders(lambda cs: ["A"] * len(cs), comparisons * 2)

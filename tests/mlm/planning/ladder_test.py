@@ -102,7 +102,7 @@ def test_the_tiny_size_trains_from_its_own_file(tmp_path):
     f"--gin.TOKENS={tmp_path / 'tokens'}",
     f"--gin.TOKENIZER={tmp_path / 'tokenizer'}",
     f"--gin.OUTPUT={tmp_path / 'model'}",
-    *("--gin.VOCAB_SIZE=320", "--gin.STEPS=3", "--gin.WARMUP_STEPS=1"),
+    *("--gin.VOCAB_SIZE=320", "--gin.TRAIN_STEPS=3", "--gin.WARMUP_STEPS=1"),
     *("--gin.SEQUENCE_LENGTH=32", "--gin.LOG_PERIOD=1"),
     "--gin.MESH_SHAPE={'data': 8, 'fsdp': 1, 'tensor': 1}",
   ]

@@ -150,14 +150,20 @@ def test_run_killed_and_resumed_on_other_meshes_is_the_uninterrupted_one(
   assert optax.global_norm(difference) < 1e-6 * norm
 
 
+def _files(output):
+  """What a run wrote beside its checkpoints."""
+  paths = [*output.glob("*.jsonl"), *(output / "tensorboard").iterdir()]
+  return {path: path.read_bytes() for path in paths}
+
+
 def test_finished_run_started_again_trains_no_more(tmp_path, uninterrupted):
   job.train(tmp_path)
-  before = (tmp_path / "metrics.jsonl").read_bytes()
+  before = _files(tmp_path)
   steps = []
   state = job.train(tmp_path, before_batch=steps.append)
   assert steps == []
   _assert_equal(state, uninterrupted[0])
-  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+  assert _files(tmp_path) == before
   kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
   assert kept == [8, 11]
 
