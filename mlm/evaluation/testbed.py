@@ -352,8 +352,10 @@ def equal_kl_rows(
 ) -> list[dict]:
   """RLOO - DPO in hidden score where both are as far from the fine-tuned model.
 
-  Each method's trials of a seed are joined by lines in the order of their KL;
-  nothing is said beyond the KL that both reached.
+  Each method's trials of a seed are joined by lines in the order of their KL.
+  Nothing is said outside of what both trials span: a line from the fine-tuned
+  model to the nearest trial would favour whichever trial is nearer. The curves
+  bend, so it is a guide where trials lie far apart.
 
   Args:
     rows: of `frontier_rows`.
@@ -394,7 +396,7 @@ def _at_equal_kl(rows, kl) -> list[float]:
       points = sorted(
         (row["kl"], row["gold"])
         for row in rows
-        if row["seed"] == seed and row["method"] == method
+        if (row["seed"], row["method"]) == (seed, method) and row["kl"] > 0
       )
       if points and points[0][0] <= kl <= points[-1][0]:
         values.append(float(np.interp(kl, *zip(*points))))

@@ -187,18 +187,20 @@ def test_equal_kl_by_hand():
     return {"seed": seed, "method": method, "kl": kl, "gold": gold}
 
   rows = [
-    row(0, "dpo", 0.0, 1.0),
+    row(0, "dpo", 0.0, 0.0),  # the fine-tuned model counts for nothing
+    row(0, "rloo", 0.0, 0.0),
+    row(0, "dpo", 0.4, 1.2),
     row(0, "dpo", 2.0, 2.0),
     row(0, "rloo", 3.0, 4.0),
     row(0, "rloo", 1.0, 2.0),
-    row(1, "dpo", 0.0, 1.0),
+    row(1, "dpo", 0.5, 1.5),
     row(1, "dpo", 1.0, 2.0),
-    row(1, "rloo", 0.0, 1.0),
+    row(1, "rloo", 0.5, 1.0),
     row(1, "rloo", 3.0, 1.0),
   ]
   rows = [{**of_seed, "mixture": "ML-2"} for of_seed in rows]
-  found = testbed.equal_kl_rows(rows, [1.0, 1.5, 5.0], confidence=0.95)
-  assert [row["kl"] for row in found] == [1.0, 1.5]  # nobody went to 5
+  found = testbed.equal_kl_rows(rows, [0.3, 1.0, 1.5, 5.0], confidence=0.95)
+  assert [row["kl"] for row in found] == [1.0, 1.5]  # nobody is at 0.3 or 5
   assert found[0]["by_seed"] == pytest.approx([0.5, -1.0])
   assert found[0]["rloo_minus_dpo"] == pytest.approx(-0.25)
   # t(1) at 97.5 % is 12.7062; the standard error of two is half their distance.
