@@ -7,7 +7,7 @@ files here are names of packages there. A step samples k responses to each
 prompt, scores them by the same rule (the share of even ids), takes
 log-probabilities under policy and reference, and makes one AdamW update. A
 Llama model with random weights is written once and read by both in float32;
-prompts are random, of one length, and EOS is banned, so that both draw all
+prompts are random, of one length, EOS and padding banned, so that both draw all
 tokens. The side ours_unshared reads each prompt k times. Each side runs in a
 process of its own, in turn; the first --warmup steps are not counted. Prints
 medians as JSON, each with its smallest and largest, and the peak memory.
@@ -114,7 +114,7 @@ def _theirs(options) -> list[float]:
         temperature=1.0,
         top_k=0,
         top_p=1.0,
-        generation_kwargs={"suppress_tokens": [_EOS]},
+        generation_kwargs={"suppress_tokens": [_PAD, _EOS]},
         gradient_checkpointing=False,
         bf16=False,
         use_cpu=True,
@@ -191,7 +191,7 @@ def _ours(options, *, is_shared: bool) -> list[float]:
     response_length=options.response_length,
     samples_per_prompt=per_row,
     sampling=sampling.Sampling(
-      forbidden_ids=(_EOS,),
+      forbidden_ids=(_PAD, _EOS),
       min_tokens=0,
       temperature=1.0,
       top_k=None,
