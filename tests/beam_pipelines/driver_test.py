@@ -68,4 +68,6 @@ def test_a_graph_does_not_grow_with_the_number_of_files(tmp_path):
     mc4.run(arguments)
     found = graphs(tmp_path / f"crawl{number:03d}-graphs")
     sizes.append(np.array([g.ByteSize() for g in found]))
-  assert np.all(np.abs(sizes[0] - sizes[1]) < 100)
+  # Names of 29 more files would be more. Beam numbers its parts over the life of
+  # a process, so their digits differ by what ran before.
+  assert np.all(np.abs(sizes[0] - sizes[1]) < 29 * len("0.warc.gz"))
