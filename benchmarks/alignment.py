@@ -14,6 +14,7 @@ medians as JSON, each with its smallest and largest, and the peak memory.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -250,7 +251,8 @@ def _ours(options, *, is_shared: bool) -> list[float]:
   )
   times = []
   for number in range(_steps(options)):
-    batch = source(state_at(state, number))
+    # A host integer for its step, as the loop hands the state over.
+    batch = source(dataclasses.replace(state, step=np.int32(number)))
     if not (batch["length"] == options.response_length).all():
       raise RuntimeError(
         f"ours drew responses of {set(batch['length'])} tokens"
@@ -259,13 +261,6 @@ def _ours(options, *, is_shared: bool) -> list[float]:
     jax.block_until_ready((state, metrics))
     times.append(time.perf_counter())
   return times
-
-
-def state_at(state, number: int):
-  """The state with a host integer for its step, as the loop hands it over."""
-  import dataclasses
-
-  return dataclasses.replace(state, step=np.int32(number))
 
 
 def _steps(options) -> int:

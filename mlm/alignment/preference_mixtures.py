@@ -5,7 +5,7 @@ prompts were shared over languages there is not published.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlm.languages import registry, sets
 
@@ -66,6 +66,15 @@ def _scaled(quotas: Quotas, total: int) -> Quotas:
   return found
 
 
+def shuffled(records: Iterable[Mapping], *, seed: int) -> list[Mapping]:
+  """Records in an order that the seed and each one's "id" make, and no other."""
+
+  def place(record):
+    return hashlib.sha256(f"{seed} {record['id']}".encode()).digest()
+
+  return sorted(records, key=place)
+
+
 def draw(
   pairs: Sequence[Mapping], quotas: Quotas, *, seed: int
 ) -> list[Mapping]:
@@ -95,11 +104,8 @@ def draw(
       f"too few pairs: {', '.join(short)}; give more, or scale the mixture down"
     )
 
-  def place(pair):
-    return hashlib.sha256(f"{seed} {pair['id']}".encode()).digest()
-
   taken = set()
   for code, number in quotas.items():
-    ordered = sorted(by_language[code], key=place)
+    ordered = shuffled(by_language[code], seed=seed)
     taken.update(id(pair) for pair in ordered[:number])
   return [pair for pair in pairs if id(pair) in taken]

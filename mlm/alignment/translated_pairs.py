@@ -8,7 +8,6 @@ Source: Dang et al. 2024 (RLHF Can Speak Many Languages), section 3, with
   Command R+ for the chosen, Command for the rejected responses and NLLB.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 from mlm.alignment import preference_mixtures
@@ -41,10 +40,7 @@ def assign(
         "more, or scale the mixture down"
       )
 
-  def place(record):
-    return hashlib.sha256(f"{seed} {record['id']}".encode()).digest()
-
-  ordered = sorted(prompts, key=place)
+  ordered = preference_mixtures.shuffled(prompts, seed=seed)
   assigned, start = {}, 0
   for code, number in quotas.items():
     assigned[code] = [

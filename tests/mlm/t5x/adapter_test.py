@@ -17,7 +17,7 @@ import pytest
 from benchmarks import t5x_parity as parity
 from mlm.checkpoints import t5x as t5x_checkpoints
 from mlm.checkpoints import tables
-from mlm.models import decoder, encdec, families, moe
+from mlm.models import decoder, families, moe
 from mlm.t5x import adapter
 from mlm.training import loss_weights, losses
 from tests import tiny_models
@@ -27,9 +27,9 @@ GOLDEN = json.loads(
     pathlib.Path(__file__).parents[2] / "testdata" / "t5x_losses.json"
   ).read_text()
 )["cases"]
-MT5 = encdec.EncoderDecoderConfig(
+MT5 = dataclasses.replace(
+  tiny_models.ENCODER_DECODER,
   vocab_size=256,
-  num_encoder_layers=2,
   num_decoder_layers=3,
   d_model=128,
   d_ff=192,
@@ -37,10 +37,6 @@ MT5 = encdec.EncoderDecoderConfig(
   head_dim=48,
   num_buckets=32,
   max_distance=128,
-  relative_bias="stack",
-  norm_epsilon=1e-6,
-  activation_dtype="float32",
-  remat="none",
 )
 CONFIGS = {
   "t5": MT5,

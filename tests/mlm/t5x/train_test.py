@@ -16,8 +16,9 @@ import pytest
 
 from mlm.checkpoints import t5x as t5x_checkpoints
 from mlm.jobs import import_checkpoint, models
-from mlm.models import counting, decoder, encdec
+from mlm.models import counting
 from mlm.sharding import mesh as mesh_lib
+from tests import tiny_models
 
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parents[3]
@@ -26,42 +27,25 @@ QUICKSTART = "gin/experiments/quickstart"
 NUM_STEPS = 40
 MESH = {"data": 2, "fsdp": 2, "tensor": 2}
 # As gin/models/*_tiny.gin have them.
-MT5 = encdec.EncoderDecoderConfig(
+MT5 = dataclasses.replace(
+  tiny_models.ENCODER_DECODER,
   vocab_size=4224,
-  num_encoder_layers=2,
-  num_decoder_layers=2,
   d_model=128,
   d_ff=256,
   num_heads=4,
   head_dim=32,
   num_buckets=32,
   max_distance=128,
-  relative_bias="stack",
-  norm_epsilon=1e-6,
-  activation_dtype="float32",
-  remat="none",
 )
-DECODER = decoder.DecoderConfig(
+DECODER = dataclasses.replace(
+  tiny_models.DECODER,
   vocab_size=4096,
   num_layers=4,
   d_model=128,
   d_ff=384,
-  num_heads=4,
-  num_kv_heads=2,
   head_dim=32,
-  position_encoding="rotary_halves",
   rope_theta=500000.0,
-  rope_scaling=None,
-  norm="rms",
-  norm_epsilon=1e-5,
-  mlp="swiglu",
-  parallel_block=False,
-  use_biases=False,
-  normalize_embedding=False,
   tie_embeddings=True,
-  logit_scale=1.0,
-  activation_dtype="float32",
-  remat="none",
 )
 
 
