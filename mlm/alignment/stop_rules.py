@@ -7,7 +7,7 @@ the one language that pays.
 
 Each step is one line {"step", "by_language": {code: {"prompts", "verified",
 "verified_squares", "proxy"}}} of sums over prompts, a prompt counting as the
-mean of its samples.
+mean of its samples; where there was a look, "look" has what it saw.
 """
 
 import collections
@@ -97,18 +97,18 @@ def line(
   return {"step": step, "by_language": dict(sums)}
 
 
-def check(
+def look(
   lines: Sequence[Mapping],
   *,
   rule: Rule,
   num_steps: int,
   num_languages: int,
-) -> dict[str, str]:
-  """Languages in which the policy is to be stopped now, and why.
+) -> dict[str, dict]:
+  """What is seen of each language now.
 
-  A language is named if its verifiable reward in the last window lies below
-  that in the first by more than max_fall with confidence, one-sided and normal,
-  and its learned reward above.
+  A language stops the policy if its verifiable reward in the last window lies
+  below that in the first by more than max_fall with confidence, one-sided and
+  normal, and its learned reward above.
 
   Args:
     lines: of `line`, for the steps 0 to now.
@@ -117,7 +117,9 @@ def check(
     num_languages: that the run may meet.
 
   Returns:
-    {code or "together": what was seen}; empty between looks.
+    {code or "together": {"verified", "proxy": [mean of the first window, of the
+    last], "error": standard error of the fall of the first, "limit": fall from
+    which on the policy is stopped, "stops": whether it is}}; empty between looks.
   """
   if len(lines) % rule.window or len(lines) < 2 * rule.window:
     return {}
@@ -125,18 +127,33 @@ def check(
   last = _window(lines[-rule.window :])
   num_tests = max(num_steps // rule.window - 1, 1) * (num_languages + 1)
   z = statistics.NormalDist().inv_cdf(1 - (1 - rule.confidence) / num_tests)
-  told = {}
+  seen = {}
   for code, before in first.items():
     now = last.get(code)
     if now is None or min(before[0], now[0]) < rule.min_prompts:
       continue
-    fall, error = before[1] - now[1], math.hypot(before[2], now[2])
-    if fall - rule.max_fall > z * error and now[3] > before[3]:
-      told[code] = (
-        f"verifiable reward {before[1]:.3f} -> {now[1]:.3f} (standard error of "
-        f"the fall {error:.3f}), learned reward {before[3]:.3f} -> {now[3]:.3f}"
-      )
-  return told
+    error = math.hypot(before[2], now[2])
+    limit = rule.max_fall + z * error
+    seen[code] = {
+      "verified": [before[1], now[1]],
+      "proxy": [before[3], now[3]],
+      "error": error,
+      "limit": limit,
+      "stops": before[1] - now[1] > limit and now[3] > before[3],
+    }
+  return seen
+
+
+def told(seen: Mapping[str, Mapping]) -> dict[str, str]:
+  """Languages that stop the policy, and why, of what `look` saw."""
+  return {
+    code: "verifiable reward {:.3f} -> {:.3f} (standard error of the fall "
+    "{:.3f}), learned reward {:.3f} -> {:.3f}".format(
+      *row["verified"], row["error"], *row["proxy"]
+    )
+    for code, row in seen.items()
+    if row["stops"]
+  }
 
 
 def _window(lines) -> dict[str, tuple[float, float, float, float]]:
@@ -202,12 +219,14 @@ def watched(
         proxy=of_part(batch, proxy),
       )
     )
-    metrics_lib.append(path, lines[-1])
-    told = check(
+    seen = look(
       lines, rule=rule, num_steps=num_steps, num_languages=num_languages
     )
-    if told:
-      on_told(step, told, state)
+    if seen:
+      lines[-1]["look"] = seen
+    metrics_lib.append(path, lines[-1])
+    if why := told(seen):
+      on_told(step, why, state)
     return batch
 
   return source

@@ -33,7 +33,9 @@ def _lines(verified, proxy, *, seed, steps=40, per_language=8, samples=4):
 
 def _check(lines, **changes):
   rule = dataclasses.replace(RULE, **changes)
-  return stop_rules.check(lines, rule=rule, num_steps=40, num_languages=2)
+  return stop_rules.told(
+    stop_rules.look(lines, rule=rule, num_steps=40, num_languages=2)
+  )
 
 
 def _looks(lines):
