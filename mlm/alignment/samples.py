@@ -96,9 +96,7 @@ def recorded(
       has_begun = True
     batch, of_prompts = rollout(policy, number)
     if number % period == 0:
-      for line in lines(
-        records(number), batch, step=step, processor=processor
-      ):
+      for line in lines(records(number), batch, step=step, processor=processor):
         metrics_lib.append(path, line)
     return batch, of_prompts
 

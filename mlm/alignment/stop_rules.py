@@ -139,7 +139,7 @@ def look(
       "proxy": [before[3], now[3]],
       "error": error,
       "limit": limit,
-      "stops": before[1] - now[1] > limit and now[3] > before[3],
+      "stops": bool(before[1] - now[1] > limit and now[3] > before[3]),
     }
   return seen
 

@@ -155,7 +155,7 @@ def _source(toy, path, **changes):
       rows, ids, prompt_length=4
     ),
     place=lambda batch: batch,
-    logprob_pair=rollout_batches.make_logprob_pair(
+    logprobs=rollout_batches.make_rollout_logprobs(
       toy.apply, toy.apply, backend="reference"
     ),
     reference=toy.params(7),
