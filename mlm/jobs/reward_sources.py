@@ -5,7 +5,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -59,15 +59,38 @@ def reward_model_identity(directory: str) -> dict:
   return {name: found[name] for name in names}
 
 
+def part_of(directory: str) -> str:
+  """Name of the part of a reward that a job's output is: of `scoring.LEARNED`."""
+  found = manager.read_metadata(models.checkpoints_of(directory))
+  return "implicit" if "objective" in found else "reward_model"
+
+
+def measured(directory: str) -> dict:
+  """What held-out pairs say of a reward, as `calibration.summarize` has it.
+
+  Nobody has asked them about the implicit reward of a policy.
+
+  Args:
+    directory: output directory of train_reward_model or align_dpo.
+  """
+  if part_of(directory) == "implicit":
+    return {"confidence": None, "by_language": {}}
+  return read_calibration(directory)
+
+
 def check_above_chance(
-  directory: str, languages: Sequence[str], *, chance_gate: str
+  measured: Mapping,
+  languages: Sequence[str],
+  *,
+  directory: str,
+  chance_gate: str,
 ) -> dict:
   """Stops or warns before a policy learns from a reward at chance.
 
   Args:
-    directory: output directory of train_reward_model; or of align_dpo, whose
-      implicit reward nobody has measured on held-out pairs.
+    measured: of `measured`.
     languages: codes that the policy will be trained in.
+    directory: of the reward, to name it.
     chance_gate: "refuse" or "warn".
 
   Returns:
@@ -80,34 +103,25 @@ def check_above_chance(
   """
   if chance_gate not in ("refuse", "warn"):
     raise ValueError(f"chance_gate {chance_gate!r} must be 'refuse' or 'warn'")
-  measured = {"confidence": None, "by_language": {}}
-  if part_of(directory) == "reward_model":
-    measured = read_calibration(directory)
   told = calibration.at_chance(measured, languages)
   if told:
     lines = "\n".join(f"  {code}: {why}" for code, why in told.items())
     message = (
       f"the reward in {directory} is not known to be above chance in "
-      f"{len(told)} of {len(languages)} languages:\n{lines}\noptimizing it there "
-      "is known to make answers worse; train it on more pairs of these "
+      f"{len(told)} of {len(languages)} languages:\n{lines}\noptimizing it "
+      "there is known to make answers worse; train it on more pairs of these "
       "languages, leave them out, or set CHANCE_GATE to 'warn'"
     )
     if chance_gate == "refuse":
       raise ValueError(message)
     logging.warning(message)
-  by_language = measured["by_language"]
+  rows = measured["by_language"]
   return {
     "chance_gate": chance_gate,
     "confidence": measured["confidence"],
-    "by_language": {c: by_language[c] for c in languages if c in by_language},
+    "by_language": {code: rows[code] for code in languages if code in rows},
     "at_chance": told,
   }
-
-
-def part_of(directory: str) -> str:
-  """Name of the part of a reward that a job's output is: of `scoring.LEARNED`."""
-  found = manager.read_metadata(models.checkpoints_of(directory))
-  return "implicit" if "objective" in found else "reward_model"
 
 
 def open_reward_model(directory: str, *, mesh: Mesh, tokenizer: str) -> Any:

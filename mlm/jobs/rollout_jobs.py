@@ -188,7 +188,10 @@ def open_rollouts(
   languages = sorted({r["language"] for r in chosen})
   learned = _learned_part(settings)
   gate = reward_sources.check_above_chance(
-    settings.reward_model_dir, languages, chance_gate=settings.chance_gate
+    reward_sources.measured(settings.reward_model_dir),
+    languages,
+    directory=settings.reward_model_dir,
+    chance_gate=settings.chance_gate,
   )
   reward = reward_sources.open_reward(
     settings.reward_model_dir,
