@@ -218,6 +218,7 @@ def _stop_section(line: Mapping) -> dict:
     rows.append(
       [
         code,
+        corpus_report.number(row["steps"]),
         f"{verified:.3f} → {now:.3f}",
         f"{verified - now:+.3f} ± {row['error']:.3f}",
         f"{row['limit']:.3f}",
@@ -229,10 +230,12 @@ def _stop_section(line: Mapping) -> dict:
     "title": "Stop rule",
     "text": f"What was seen before step {line['step']}. The run stops where the "
     "fall of what can be checked is above its limit while the learned reward "
-    "rises; from the first window of steps to the last, ± a standard error.",
+    "rises; from the first window to the last of so many steps, ± a standard "
+    "error.",
     "figure": "",
     "columns": [
       "language",
+      "steps",
       "verifiable reward",
       "fall",
       "limit",

@@ -76,6 +76,7 @@ def _look(code, *, stops):
     "proxy": [0.0, 1.0],
     "error": 0.02,
     "limit": 0.11,
+    "steps": 5,
     "stops": stops,
   }
   return {"step": 9, "by_language": {}, "look": {code: row}}
@@ -192,7 +193,7 @@ def test_what_the_stop_rule_saw_last_is_told(run, tmp_path, stops):
   page = _page(run, tmp_path / "page.html")
   row = _tables(page)["Stop rule"]["tha_Thai"]
   assert row[-1] == ("stops the run" if stops else "goes on")
-  assert row[1] == ("+0.400 ± 0.020" if stops else "+0.010 ± 0.020")
+  assert row[2] == ("+0.400 ± 0.020" if stops else "+0.010 ± 0.020")
   assert ("stopped before step 9" in page) == stops
 
 
