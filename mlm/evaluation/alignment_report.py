@@ -82,7 +82,7 @@ def first_and_last(values: Sequence[float]) -> tuple[float, float]:
 def _changes(
   lines: Sequence[Mapping], name: str
 ) -> dict[str, tuple[float, float]]:
-  """First and last value of a metric: "all", each language, groups of them."""
+  """First and last value of a metric: of all, each language, groups of them."""
   found = {"all responses": first_and_last([line[name] for line in lines])}
   by_language: dict[str, list[float]] = {}
   for line in lines:
@@ -256,8 +256,8 @@ def _response_caption(number: int, response: Mapping) -> str:
   )
 
 
-def samples_section(output: str) -> dict:
-  """The first and the latest prompt of each language."""
+def samples_sections(output: str) -> list[dict]:
+  """The first and the latest prompt of each language, where some were kept."""
   by_language: dict[str, list[Mapping]] = {}
   for line in _read(output, samples.FILE):
     by_language.setdefault(line["language"], []).append(line)
@@ -278,7 +278,7 @@ def samples_section(output: str) -> dict:
         {"caption": caption, "tag": tag, "text": text}
         for caption, text in texts
       ]
-  return {
+  section = {
     "title": "Samples",
     "text": "The first and the latest prompt of each language that was kept, "
     "with all its responses. The others are in samples.jsonl.",
@@ -286,6 +286,7 @@ def samples_section(output: str) -> dict:
     "examples": examples,
     "open": True,
   }
+  return [section] if examples else []
 
 
 def _comparison_sections(output: str) -> list[dict]:

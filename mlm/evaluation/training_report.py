@@ -149,7 +149,7 @@ def write_report(
       }
     )
   if is_alignment:
-    sections.append(alignment_report.samples_section(output))
+    sections += alignment_report.samples_sections(output)
   corpus_report.render(
     path,
     title=f"Training: {os.path.basename(os.path.normpath(output))}",
