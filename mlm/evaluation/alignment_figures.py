@@ -13,7 +13,7 @@ _SMOOTHED = 5  # lines of metrics
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:
-  width = min(_SMOOTHED, len(values))
+  width = max(1, min(_SMOOTHED, len(values) // 2))
   return np.convolve(values, np.ones(width) / width, mode="valid")
 
 
@@ -26,7 +26,7 @@ def curves(
 ) -> str:
   """Metrics over steps, a panel each: all responses, and thinly each language.
 
-  Languages are means of five lines in which they occur.
+  Languages are means of five lines in which they occur, or of half of them.
 
   Args:
     lines: of metrics.
@@ -68,6 +68,7 @@ def curves(
     )
     axes.set_title(label, fontsize=8, loc="left")
     axes.tick_params(labelsize=7)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
   for axes in grid.flat[len(shown) :]:
     axes.set_visible(False)

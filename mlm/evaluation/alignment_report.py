@@ -23,7 +23,7 @@ from mlm.evaluation import (
   comparison_report,
   corpus_report,
 )
-from mlm.languages import groups
+from mlm.languages import groups, registry
 from mlm.training import metrics
 
 _WINDOW = 5  # lines of metrics, whose mean is the first or the last value
@@ -92,7 +92,8 @@ def _changes(
     code: first_and_last(by_language[code]) for code in sorted(by_language)
   }
   found.update(of_code)
-  for group, codes in groups.members(of_code, "joshi_class").items():
+  known = [code for code in of_code if code in registry.codes()]
+  for group, codes in groups.members(known, "joshi_class").items():
     found[f"class {group}, mean of {len(codes)}"] = tuple(
       groups.macro_average({c: of_code[c][i] for c in codes}, codes)
       for i in range(2)
@@ -111,7 +112,7 @@ def _table(
     cells = [row]
     for name, (_, form) in shown.items():
       first, last = changes[name][row]
-      cells.append(f"{first:{form}} → {last:{form}}")
+      cells.append(f"{first:z{form}} → {last:z{form}}")
     rows.append(cells)
   return ["", *(heading for heading, _ in shown.values())], rows
 
@@ -336,7 +337,7 @@ def headline(output: str, lines: Sequence[Mapping]) -> list[tuple[str, str]]:
   for label, name, digits in shown:
     if name in lines[-1]:
       first, last = first_and_last([line[name] for line in lines])
-      found.append((label, f"{first:.{digits}f} → {last:.{digits}f}"))
+      found.append((label, f"{first:z.{digits}f} → {last:z.{digits}f}"))
   return found
 
 

@@ -220,6 +220,13 @@ def test_a_comparison_in_the_run_is_shown(run, tmp_path):
   assert "Win rates: other" not in tables
 
 
+def test_a_run_in_artificial_languages_has_a_page(run, tmp_path):
+  text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+  (run / "metrics.jsonl").write_text(text.replace("tha_Thai", "qaa_Zzzz"))
+  tables = _tables(_page(run, tmp_path / "page.html"))
+  assert "qaa_Zzzz" in tables["Rewards of rollouts"]
+
+
 def test_first_and_last_do_not_share_a_line():
   assert alignment_report.first_and_last([3.0]) == (3.0, 3.0)
   assert alignment_report.first_and_last([1.0, 2.0, 9.0]) == (1.0, 9.0)
