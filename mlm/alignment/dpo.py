@@ -121,7 +121,7 @@ def preference_loss(
   """Builds the mean of an objective over pairs.
 
   Args:
-    apply: decoder apply.
+    apply: of a model of either family.
     objective: which loss.
     backend: of the linear cross-entropy kernel.
     num_languages: length of the per-language metric vectors.
@@ -171,11 +171,20 @@ def preference_loss(
 def pair_batch(
   pairs: Sequence[Mapping],
   *,
+  to_batch: Callable,
   processor: Any,
   prompt_length: int,
   response_length: int,
 ) -> dict[str, np.ndarray]:
-  """The prompt–response batch of pairs, 2B rows, with language_ids."""
+  """The prompt–response batch of pairs, 2B rows, with language_ids.
+
+  Args:
+    pairs: preference records.
+    to_batch: of `mlm.data.prompts`, for the model's family.
+    processor: SentencePiece processor.
+    prompt_length: P.
+    response_length: R.
+  """
   arrays = preferences.pair_rows(
     pairs,
     processor=processor,
@@ -184,7 +193,7 @@ def pair_batch(
   )
   rows = np.stack([arrays["chosen_rows"], arrays["rejected_rows"]], axis=1)
   language_ids = np.repeat(arrays["language_ids"], 2)
-  batch = prompts.response_batch(
+  batch = to_batch(
     rows.reshape(-1, rows.shape[-1]), language_ids, prompt_length=prompt_length
   )
   return {**batch, "language_ids": language_ids}

@@ -39,7 +39,7 @@ def rloo_loss(
   """Builds the surrogate loss of an estimator.
 
   Args:
-    apply: decoder apply.
+    apply: of a model of either family.
     estimator: of the gradient.
     backend: of the linear cross-entropy kernel.
     num_languages: length of the per-language metric vectors.

@@ -80,6 +80,7 @@ def learned(
 
 def implicit(
   *,
+  to_batch: Callable,
   logprob_pair: Callable,
   policy: Any,
   reference: Any,
@@ -94,6 +95,7 @@ def implicit(
   pairs is so a reward of responses in any language that its model reads.
 
   Args:
+    to_batch: of `mlm.data.prompts`, for the family of policy and reference.
     logprob_pair: of `mlm.alignment.rollout_batches.make_logprob_pair`.
     policy: params after DPO.
     reference: params that DPO began with.
@@ -107,7 +109,7 @@ def implicit(
   """
 
   def score(rows):
-    batch = prompts.response_batch(
+    batch = to_batch(
       rows,
       np.zeros(len(rows), np.int32),
       prompt_length=rows.shape[1] - response_length,
@@ -121,6 +123,20 @@ def implicit(
     return beta * log_ratio
 
   return score
+
+
+def within_vocabulary(raw_score: RawScore, vocab_size: int) -> RawScore:
+  """A raw score that reads ids its model does not have as `special.UNK_ID`.
+
+  A policy of the same tokenizer may have more: an encoder–decoder's sentinels.
+
+  Args:
+    raw_score: of a model.
+    vocab_size: V of that model.
+  """
+  return lambda rows: raw_score(
+    np.where(rows < vocab_size, rows, special.UNK_ID)
+  )
 
 
 def make_score(

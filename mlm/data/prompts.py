@@ -105,23 +105,64 @@ def response_batch(
   }
 
 
+def encoder_decoder_batch(
+  rows: np.ndarray, language_ids: np.ndarray, *, prompt_length: int
+) -> dict[str, np.ndarray]:
+  """The arrays that an encoder–decoder learns a response from.
+
+  Those that `packing.encoder_decoder` makes of one example a row: the prompt,
+  padded on the right, is the encoder's, [B, P]; the rest is the decoder's, whose
+  inputs start with 0, [B, R].
+
+  Args:
+    rows: int32 [B, P + R].
+    language_ids: int32 [B], `registry.index` of each row's language.
+    prompt_length: P.
+  """
+  rows = np.asarray(rows, np.int32)
+  prompts, targets = rows[:, :prompt_length], rows[:, prompt_length:]
+  order = np.argsort(prompts == special.PAD_ID, axis=1, kind="stable")
+  prompts = np.take_along_axis(prompts, order, axis=1)
+  is_prompt, is_target = prompts != special.PAD_ID, targets != special.PAD_ID
+  shifted = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
+
+  def positions(real):
+    return (real * np.arange(real.shape[1])).astype(np.int32)
+
+  return {
+    "encoder_input_tokens": prompts,
+    "encoder_segment_ids": is_prompt.astype(np.int32),
+    "encoder_positions": positions(is_prompt),
+    "decoder_input_tokens": shifted * is_target,
+    "decoder_target_tokens": targets,
+    "decoder_loss_weights": is_target.astype(np.float32),
+    "decoder_positions": positions(is_target),
+    "decoder_segment_ids": is_target.astype(np.int32),
+    "decoder_language_ids": is_target
+    * np.asarray(language_ids, np.int32)[:, None],
+  }
+
+
 def decode_response(
   processor: Any, ids: Sequence[int]
 ) -> tuple[str, list[int], bool]:
   """Text of a sampled response, its tokens, and whether it ended.
+
+  Ids that are no piece, such as an encoder–decoder's sentinels, have no text.
 
   Args:
     processor: SentencePiece processor.
     ids: R sampled tokens, padded.
 
   Returns:
-    (text, tokens before the first EOS, control pieces left out; ended).
+    (text, tokens before the first EOS with a text of their own; ended).
   """
   ids = [int(i) for i in ids]
   ended = special.EOS_ID in ids
   if ended:
     ids = ids[: ids.index(special.EOS_ID)]
-  tokens = [i for i in ids if i >= special.FIRST_BYTE_ID]
+  pieces = range(special.FIRST_BYTE_ID, processor.get_piece_size())
+  tokens = [i for i in ids if i in pieces]
   return processor.decode(tokens), tokens, ended
 
 

@@ -39,7 +39,9 @@ def align_dpo(
   checkpoint_period: int,
   log_period: int,
 ) -> None:
-  """Aligns the fine-tuned decoder on pairs, against a frozen copy of itself.
+  """Aligns the fine-tuned model on pairs, against a frozen copy of itself.
+
+  A decoder, or an encoder–decoder without adapters.
 
   Args:
     tokenizer: tokenizer directory of the initial model.
@@ -69,11 +71,15 @@ def align_dpo(
     "prompt_length": prompt_length,
     "response_length": response_length,
   }
-  lengths = {"processor": load.load(tokenizer), **truncation}
   pairs = records_lib.read_records(os.path.join(preferences_dir, "train.jsonl"))
-  config, model, params = models.open_decoder(
+  config, model, params = models.open_policy(
     initial, mesh=mesh, tokenizer_sha256=sha256
   )
+  lengths = {
+    "to_batch": models.batch_function(config),
+    "processor": load.load(tokenizer),
+    **truncation,
+  }
   opened = models.Opened(config, None, model, params)
   part = models.trained_part(initial, opened, adapters)
   backend = linear_cross_entropy.default_backend()

@@ -50,30 +50,37 @@ def align_ppo(
       "PPO's critic starts as the reward model, and an implicit reward has "
       "none; use align_rloo"
     )
+  models.check_decoder(
+    rollouts.initial,
+    models.config_of(rollouts.initial),
+    "PPO, whose critic reads what the policy reads,",
+  )
   setup = rollout_jobs.open_rollouts(
     rollouts, steps_per_rollout=settings.updates_per_rollout, output=output
   )
-  critic = reward_sources.open_reward_model(
+  config, critic, value = reward_sources.open_reward_model(
     rollouts.reward_model_dir, mesh=setup.mesh, tokenizer=rollouts.tokenizer
   )
-  axes = setup.part.logical_axes
   state = training_run.run(
     output=output,
     part=models.Part(
       init=lambda key: {
         "policy": setup.model.init(key),
-        "value": reward_model.init(setup.model.init(key), setup.config.d_model),
+        "value": reward_model.init(critic.init(key), config.d_model),
       },
       # The rewards go on being read from the params that the critic starts with.
       params={
         "policy": setup.part.params,
-        "value": jax.tree.map(lambda x: x.copy(), critic),
+        "value": jax.tree.map(lambda x: x.copy(), value),
       },
-      logical_axes={"policy": axes, "value": reward_model.logical_axes(axes)},
+      logical_axes={
+        "policy": setup.part.logical_axes,
+        "value": reward_model.logical_axes(critic.logical_axes()),
+      },
     ),
     loss_fn=ppo.ppo_loss(
       setup.model.apply,
-      setup.model.apply,
+      critic.apply,
       settings=settings,
       backend=linear_cross_entropy.default_backend(),
       num_languages=registry.NUM_LANGUAGES,
@@ -83,7 +90,7 @@ def align_ppo(
     mesh=setup.mesh,
     batch_source=ppo.make_batch_source(
       setup.rollout,
-      value_apply=setup.model.apply,
+      value_apply=critic.apply,
       place=step.make_place(setup.mesh),
       settings=settings,
       seed=rollouts.seed,

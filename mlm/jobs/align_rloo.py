@@ -26,9 +26,10 @@ def align_rloo(
   checkpoint_period: int,
   log_period: int,
 ) -> None:
-  """Aligns the fine-tuned decoder with RLOO against a frozen copy of itself.
+  """Aligns the fine-tuned model with RLOO against a frozen copy of itself.
 
   Or with another policy gradient: what libraries do differently is `estimator`.
+  A decoder, or an encoder–decoder without adapters.
 
   Args:
     rollouts: the policy, its prompts, samples and rewards.

@@ -90,7 +90,7 @@ def evaluate(
   opened = models.open_model(
     pretrained, mesh=mesh, metadata={"tokenizer_sha256": sha256}
   )
-  models.check_decoder(pretrained, opened.config)
+  models.check_decoder(pretrained, opened.config, "bits per byte")
   logprobs = mesh_lib.jit(
     lambda params, batch: losses.sequence_logprobs(
       opened.model.apply, params, batch, backend=backend
@@ -115,7 +115,7 @@ def evaluate(
   rows = generation.spread_over_languages(rows, max_prompts)
   policies = {}
   for name, directory in (("sft", finetuned), ("rloo", aligned)):
-    config, model, policies[name] = models.open_decoder(
+    config, model, policies[name] = models.open_policy(
       directory, mesh=mesh, tokenizer_sha256=sha256
     )
   sample = rollouts.make_sampler(
@@ -176,6 +176,7 @@ def evaluate(
     token_rows,  # of the last policy, the aligned one
     language_ids,
     lambda batch: pair(policies["rloo"], policies["sft"], place(batch)),
+    to_batch=models.batch_function(config),
     prompt_length=prompt_length,
     batch_size=batch_size * samples_per_prompt,
   )
@@ -250,15 +251,19 @@ def _bits_per_byte(
 
 
 def _kl(
-  token_rows, language_ids, logprob_pair, *, prompt_length, batch_size
+  token_rows,
+  language_ids,
+  logprob_pair,
+  *,
+  to_batch,
+  prompt_length,
+  batch_size,
 ) -> np.ndarray:
   """Summed log ratio to the reference of each response, in nats."""
 
   def of_batch(token_rows, language_ids):
     policy, reference = logprob_pair(
-      prompts.response_batch(
-        token_rows, language_ids, prompt_length=prompt_length
-      )
+      to_batch(token_rows, language_ids, prompt_length=prompt_length)
     )
     return np.sum(np.asarray(policy) - np.asarray(reference), axis=1)
 

@@ -3,9 +3,10 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
+from jax.sharding import Mesh
 
 from mlm.data import (
   example_mixture,
@@ -16,7 +17,7 @@ from mlm.data import (
 from mlm.data import schedule as schedule_lib
 from mlm.jobs import models, training_run
 from mlm.models import adapters as adapters_lib
-from mlm.models import counting
+from mlm.models import counting, decoder
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load
@@ -33,7 +34,7 @@ def finetune(
   optimizer: MakeOptimizer,
   mesh_shape: dict,
   batch_size: int,
-  sequence_length: int,
+  sequence_length: int | Mapping[str, int],
   too_long: str,
   adapters: adapters_lib.AdapterConfig | None,
   num_steps: int,
@@ -44,17 +45,18 @@ def finetune(
   checkpoint_period: int,
   log_period: int,
 ) -> None:
-  """Fine-tunes a decoder on prompts and responses, loss on the response only.
+  """Fine-tunes a model on prompts and responses, loss on the response only.
 
   Args:
     tokenizer: tokenizer directory of the initial model.
-    initial: output directory of pretrain.
+    initial: output directory of pretrain, of either family.
     examples: output directory of cache_records or cache_mixture.
     output: directory for mixture.json, checkpoints and metrics.
     optimizer: of `mlm.training.optimizers`.
     mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     batch_size: rows a step.
-    sequence_length: tokens a row, into which whole examples are packed.
+    sequence_length: tokens a row, into which whole examples are packed; of an
+      encoder–decoder {"inputs": tokens, "targets": tokens}.
     too_long: of `packing.PackedRows`: "refuse" or "truncate" examples that no
       row can hold.
     adapters: those to train over the model; None to train the model.
@@ -68,8 +70,8 @@ def finetune(
   """
   mesh = mesh_lib.make_mesh(mesh_shape)
   rules.check_batch(batch_size, mesh)
-  rules.check_lengths({"an example": sequence_length}, mesh)
   step.check_microbatches(batch_size, num_microbatches, mesh)
+  layout, flops_per_row = _rows_of(initial, sequence_length, mesh)
   sha256 = load.read_card(tokenizer)["model_sha256"]
   stores = [
     example_store.ExampleStore(examples, task, "train", sha256)
@@ -85,7 +87,6 @@ def finetune(
       for store in stores
     },
   )
-  layout = packing.response(length=sequence_length)
   rows = {
     store.task: packing.PackedRows(store, layout, too_long=too_long, seed=seed)
     for store in stores
@@ -113,16 +114,10 @@ def finetune(
   opened = models.open_model(
     initial, mesh=mesh, metadata={"tokenizer_sha256": sha256}
   )
-  models.check_decoder(initial, opened.config)
   part = models.trained_part(initial, opened, adapters)
   describe = progress.nothing
   if adapters is None:
-    flops_per_token = counting.training_flops_per_token(
-      opened.config, sequence_length
-    )
-    describe = training_run.throughput(
-      batch_size * sequence_length * flops_per_token
-    )
+    describe = training_run.throughput(batch_size * flops_per_row)
   training_run.run(
     output=output,
     part=part,
@@ -153,3 +148,42 @@ def finetune(
     describe=describe,
   )
   print(f"Model: {output}")
+
+
+def _rows_of(
+  initial: str, sequence_length: int | Mapping[str, int], mesh: Mesh
+) -> tuple[packing.Layout, float]:
+  """How a model reads examples, and the FLOPs of a row.
+
+  Raises:
+    ValueError: if the lengths are not those of the model's family, or the mesh
+      does not divide them.
+  """
+  config = models.config_of(initial)
+  if isinstance(config, decoder.DecoderConfig):
+    if not isinstance(sequence_length, int):
+      raise ValueError(
+        f"{initial} holds a decoder, whose rows have one length; set "
+        f"SEQUENCE_LENGTH to a number instead of {sequence_length}"
+      )
+    rules.check_lengths({"an example": sequence_length}, mesh)
+    return (
+      packing.response(length=sequence_length),
+      sequence_length
+      * counting.training_flops_per_token(config, sequence_length),
+    )
+  if isinstance(sequence_length, int) or set(sequence_length) != {
+    "inputs",
+    "targets",
+  }:
+    raise ValueError(
+      f"{initial} holds an encoder–decoder, whose rows have two lengths; set "
+      "SEQUENCE_LENGTH to {'inputs': n, 'targets': m} instead of "
+      f"{sequence_length}"
+    )
+  rules.check_lengths(sequence_length, mesh)
+  inputs, targets = sequence_length["inputs"], sequence_length["targets"]
+  return (
+    packing.encoder_decoder(inputs_length=inputs, targets_length=targets),
+    counting.encoder_decoder_training_flops(config, inputs, targets),
+  )

@@ -50,7 +50,7 @@ def make_preferences(
     return
   mesh = mesh_lib.make_mesh(mesh_shape)
   processor = load.load(tokenizer)
-  _, model, params = models.open_decoder(
+  _, model, params = models.open_policy(
     policy,
     mesh=mesh,
     tokenizer_sha256=load.read_card(tokenizer)["model_sha256"],

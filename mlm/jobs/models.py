@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from mlm.checkpoints import manager
+from mlm.data import prompts
 from mlm.models import adapters as adapters_lib
 from mlm.models import decoder, families
 from mlm.sharding import rules
@@ -131,25 +132,41 @@ def open_model(output: str, *, mesh: Mesh, metadata: dict) -> Opened:
   return _joined(base, adapters, restored(part.init, part.logical_axes))
 
 
-def open_decoder(
+def config_of(output: str) -> families.Config:
+  """The configuration of the model that a job wrote, without its params."""
+  return families.config_of(
+    manager.read_metadata(checkpoints_of(output))["model"]
+  )
+
+
+def batch_function(config: families.Config) -> Callable:
+  """What makes batches of rows: of `prompts`, for the model's family."""
+  if isinstance(config, decoder.DecoderConfig):
+    return prompts.response_batch
+  return prompts.encoder_decoder_batch
+
+
+def open_policy(
   output: str, *, mesh: Mesh, tokenizer_sha256: str
-) -> tuple[decoder.DecoderConfig, decoder.Model, Any]:
-  """`open_model` of a decoder and its tokenizer, if it is no more than params.
+) -> tuple[families.Config, Any, Any]:
+  """`open_model` of either family, if it is no more than params.
 
   Args:
     output: as for `open_model`.
     mesh: of `mlm.sharding.mesh.make_mesh`.
     tokenizer_sha256: of the tokenizer in use; must be the checkpoint's.
 
+  Returns:
+    (configuration, model, params).
+
   Raises:
     FileNotFoundError: if there is no checkpoint.
-    ValueError: if the tokenizer is another one, or the model an
-      encoder–decoder or one with language or task adapters.
+    ValueError: if the tokenizer is another one, or the model has language or
+      task adapters.
   """
   opened = open_model(
     output, mesh=mesh, metadata={"tokenizer_sha256": tokenizer_sha256}
   )
-  check_decoder(output, opened.config)
   if opened.adapters is not None:
     raise ValueError(
       f"{output} holds language or task adapters, which this job cannot read "
@@ -159,11 +176,25 @@ def open_decoder(
   return opened.config, opened.model, opened.params
 
 
-def check_decoder(output: str, config: families.Config) -> None:
-  """Raises ValueError if the model of an output directory is no decoder."""
+def open_decoder(
+  output: str, *, mesh: Mesh, tokenizer_sha256: str
+) -> tuple[decoder.DecoderConfig, decoder.Model, Any]:
+  """`open_policy` of a decoder; raises ValueError for an encoder–decoder."""
+  check_decoder(output, config_of(output), "this job")
+  return open_policy(output, mesh=mesh, tokenizer_sha256=tokenizer_sha256)
+
+
+def check_decoder(output: str, config: families.Config, use: str) -> None:
+  """Raises ValueError if the model of an output directory is no decoder.
+
+  Args:
+    output: the directory.
+    config: of its model.
+    use: what a decoder is needed for, such as "a reward model".
+  """
   if not isinstance(config, decoder.DecoderConfig):
     raise ValueError(
-      f"{output} holds an encoder–decoder; a decoder-only model is needed"
+      f"{output} holds an encoder–decoder; {use} needs a decoder-only model"
     )
 
 
@@ -206,7 +237,7 @@ def trained_part(
         "adapters of another kind over them, or the model below them"
       )
     return everything(opened.config, opened.params)
-  check_decoder(initial, opened.config)
+  check_decoder(initial, opened.config, "training adapters (ADAPTERS)")
   path = initial if "://" in initial else os.path.abspath(initial)
   step = manager.latest_step(checkpoints_of(initial))
   part = _adapters_over(opened, adapters)

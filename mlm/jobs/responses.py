@@ -102,7 +102,7 @@ def sample(
     batch_size: prompts at a time.
     seed: of sampling.
   """
-  config, _, params = models.open_decoder(
+  config, _, params = models.open_policy(
     policy,
     mesh=mesh,
     tokenizer_sha256=load.read_card(tokenizer)["model_sha256"],

@@ -24,7 +24,7 @@ from mlm.alignment import (
 from mlm.checkpoints import manager
 from mlm.jobs import models, train_reward_model
 from mlm.languages import registry
-from mlm.models import families
+from mlm.models import decoder, families
 from mlm.sharding import rules
 from mlm.tokenizers import load
 from mlm.training import state as train_state
@@ -60,9 +60,17 @@ def reward_model_identity(directory: str) -> dict:
 
 
 def part_of(directory: str) -> str:
-  """Name of the part of a reward that a job's output is: of `scoring.LEARNED`."""
+  """Name of the part of a reward that a job's output is: of `scoring.LEARNED`.
+
+  Raises:
+    ValueError: if it is neither a policy of align_dpo nor a decoder.
+  """
   found = manager.read_metadata(models.checkpoints_of(directory))
-  return "implicit" if "objective" in found else "reward_model"
+  if "objective" in found:
+    return "implicit"
+  config = families.config_of(found["model"])
+  models.check_decoder(directory, config, "a reward model")
+  return "reward_model"
 
 
 def measured(directory: str) -> dict:
@@ -124,28 +132,31 @@ def check_above_chance(
   }
 
 
-def open_reward_model(directory: str, *, mesh: Mesh, tokenizer: str) -> Any:
-  """Params of a trained reward model.
+def open_reward_model(
+  directory: str, *, mesh: Mesh, tokenizer: str
+) -> tuple[decoder.DecoderConfig, decoder.Model, Any]:
+  """Configuration, decoder and params of a trained reward model.
 
   Args:
     directory: output directory of train_reward_model.
     mesh: of `mlm.sharding.mesh.make_mesh`.
     tokenizer: tokenizer directory; must be the checkpoint's.
   """
-  found = manager.read_metadata(models.checkpoints_of(directory))
-  config = families.config_of(found["model"])
-  model = families.build(config)
+  config = models.config_of(directory)
+  models.check_decoder(directory, config, "a reward model")
+  model = decoder.build(config)
   abstract = jax.eval_shape(
     lambda key: reward_model.init(model.init(key), config.d_model),
     jax.random.key(0),
   )
   axes = reward_model.logical_axes(model.logical_axes())
   shardings = rules.named_shardings(mesh, axes, abstract)
-  return manager.restore_params(
+  params = manager.restore_params(
     models.checkpoints_of(directory),
     train_state.with_shardings(abstract, shardings),
     metadata={"tokenizer_sha256": load.read_card(tokenizer)["model_sha256"]},
   )
+  return config, model, params
 
 
 # Rewards of one shape share a program, which is compiled once.
@@ -202,23 +213,26 @@ def open_reward(
   place = step.make_place(mesh)
   found = manager.read_metadata(models.checkpoints_of(directory))
   if part_of(directory) == "reward_model":
+    config, _, params = open_reward_model(
+      directory, mesh=mesh, tokenizer=tokenizer
+    )
     raw_score = scoring.learned(
-      reward_scores=_reward_scores(
-        models.shape_of(families.config_of(found["model"]))
-      ),
-      reward_params=open_reward_model(
-        directory, mesh=mesh, tokenizer=tokenizer
-      ),
+      reward_scores=_reward_scores(models.shape_of(config)),
+      reward_params=params,
       place=place,
     )
-    return Reward("reward_model", raw_score, reward_model_identity(directory))
+    return Reward(
+      "reward_model",
+      scoring.within_vocabulary(raw_score, config.vocab_size),
+      reward_model_identity(directory),
+    )
   if not dpo_reference:
     raise ValueError(
       f"{directory} is a policy of align_dpo, whose reward is its log ratio to "
       "the model that it began with; give that as DPO_REFERENCE"
     )
   (config, _, policy), (_, _, reference) = (
-    models.open_decoder(
+    models.open_policy(
       output,
       mesh=mesh,
       tokenizer_sha256=load.read_card(tokenizer)["model_sha256"],
@@ -231,6 +245,7 @@ def open_reward(
       "fingerprint); correct DPO_REFERENCE"
     )
   raw_score = scoring.implicit(
+    to_batch=models.batch_function(config),
     logprob_pair=_logprob_pair(models.shape_of(config)),
     policy=policy,
     reference=reference,
@@ -240,7 +255,11 @@ def open_reward(
     response_length=response_length,
   )
   identity = {"fingerprint": reference_cache.fingerprint(policy), "seed": None}
-  return Reward("implicit", raw_score, identity)
+  return Reward(
+    "implicit",
+    scoring.within_vocabulary(raw_score, config.vocab_size),
+    identity,
+  )
 
 
 def make_score(

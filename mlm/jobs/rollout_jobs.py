@@ -24,7 +24,7 @@ from mlm.instructions import records as records_lib
 from mlm.jobs import models, reward_sources
 from mlm.languages import registry
 from mlm.models import adapters as adapters_lib
-from mlm.models import decoder
+from mlm.models import families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load, special
@@ -47,9 +47,11 @@ class Settings:
 
   Attributes:
     tokenizer: tokenizer directory of the initial model.
-    initial: output directory of finetune; also the frozen reference.
-    reward_model_dir: output directory of train_reward_model; or of align_dpo,
-      whose log ratio to what it began with then is the reward.
+    initial: output directory of finetune, of either family; also the frozen
+      reference.
+    reward_model_dir: output directory of train_reward_model, a decoder of any
+      shape with this tokenizer; or of align_dpo, whose log ratio to what it
+      began with then is the reward.
     dpo_reference: output directory that align_dpo began with; not read for a
       reward model.
     records: output directory of make_instructions; train prompts are used.
@@ -129,8 +131,8 @@ class Setup(NamedTuple):
 
   Attributes:
     mesh: of all arrays.
-    config: of the decoder.
-    model: the decoder without adapters.
+    config: of the model.
+    model: of `mlm.models.families`, without adapters.
     part: what of the policy is trained.
     rollout: of `rollout_batches.make_rollout`, of the policy's joined params.
     languages: codes that the prompts are in.
@@ -139,8 +141,8 @@ class Setup(NamedTuple):
   """
 
   mesh: Any
-  config: decoder.DecoderConfig
-  model: decoder.Model
+  config: families.Config
+  model: Any
   part: models.Part
   rollout: Callable
   languages: Sequence[str]
@@ -222,7 +224,7 @@ def open_rollouts(
       ),
     }
 
-  config, model, params = models.open_decoder(
+  config, model, params = models.open_policy(
     settings.initial, mesh=mesh, tokenizer_sha256=sha256
   )
   opened = models.Opened(config, None, model, params)
@@ -235,6 +237,7 @@ def open_rollouts(
     )
   backend = linear_cross_entropy.default_backend()
   place = step.make_place(mesh)
+  to_batch = models.batch_function(config)
   rollout = rollout_batches.make_rollout(
     prompts=prompts_of_step,
     sample=rollouts.make_sampler(
@@ -245,7 +248,7 @@ def open_rollouts(
       eos_id=special.EOS_ID,
       pad_id=special.PAD_ID,
     ),
-    to_batch=lambda rows, language_ids: prompts.response_batch(
+    to_batch=lambda rows, language_ids: to_batch(
       rows, language_ids, prompt_length=rows.shape[1] - settings.response_length
     ),
     place=place,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlm.alignment import dpo
+from mlm.data import prompts
 from mlm.languages import registry
 from mlm.tokenizers import special
 from mlm.training import losses
@@ -35,7 +36,12 @@ PAIRS = [
 ]
 # A token a character, so that lengths are known.
 PROCESSOR = types.SimpleNamespace(encode=lambda text: [ord(c) for c in text])
-LENGTHS = {"processor": PROCESSOR, "prompt_length": 10, "response_length": 20}
+LENGTHS = {
+  "to_batch": prompts.response_batch,
+  "processor": PROCESSOR,
+  "prompt_length": 10,
+  "response_length": 20,
+}
 
 
 def _objective(**changes):
@@ -215,9 +221,13 @@ def test_the_gradient_is_the_weighted_difference_of_two(toy):
   )
 
 
-def test_rows_alternate_and_weigh_the_response_and_its_end():
-  batch = dpo.pair_batch(PAIRS, **LENGTHS)
-  assert batch["decoder_input_tokens"].shape == (2 * len(PAIRS), 29)
+@pytest.mark.parametrize(
+  "to_batch, columns",
+  [(prompts.response_batch, 29), (prompts.encoder_decoder_batch, 20)],
+)
+def test_rows_alternate_and_weigh_the_response_and_its_end(to_batch, columns):
+  batch = dpo.pair_batch(PAIRS, **{**LENGTHS, "to_batch": to_batch})
+  assert batch["decoder_input_tokens"].shape == (2 * len(PAIRS), columns)
   for i, pair in enumerate(PAIRS):
     for j, side in enumerate(("chosen", "rejected")):
       row = 2 * i + j

@@ -23,6 +23,9 @@ FIRST = special.FIRST_BYTE_ID
 class _Processor:
   """A piece is a text."""
 
+  def get_piece_size(self):
+    return FIRST + len(TEXTS)
+
   def decode(self, tokens):
     return " ".join(list(TEXTS.values())[token - FIRST] for token in tokens)
 

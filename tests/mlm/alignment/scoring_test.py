@@ -24,6 +24,7 @@ def _rows():
 
 def _implicit(toy, beta, *, per_token=False, response_length=RESPONSE_LENGTH):
   return scoring.implicit(
+    to_batch=prompts.response_batch,
     logprob_pair=rollout_batches.make_logprob_pair(
       toy.apply, toy.apply, backend="chunked"
     ),
@@ -104,6 +105,16 @@ def test_parts_hold_the_standardized_raw_score():
   np.testing.assert_array_equal(parts["implicit"], [1.0, 1.0])
 
 
+def test_ids_of_the_policy_alone_are_unknown_to_the_reward():
+  rows = np.array([[3, 5, 6], [9, 2, 1]])
+  found = scoring.within_vocabulary(lambda rows: rows, 6)(rows)
+  unknown = special.UNK_ID
+  np.testing.assert_array_equal(found, [[3, 5, unknown], [unknown, 2, 1]])
+
+
 class _Processor:
+  def get_piece_size(self):
+    return special.FIRST_BYTE_ID
+
   def decode(self, tokens):
     return ""

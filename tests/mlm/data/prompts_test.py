@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
-from mlm.data import prompts
+from mlm.data import packing, prompts
 from mlm.tokenizers import special
 
 
 class _Processor:
   """Bytes as pieces: lossless for any script, like byte fallback alone."""
+
+  def get_piece_size(self):
+    return special.FIRST_BYTE_ID + 256
 
   def encode(self, text):
     return [special.FIRST_BYTE_ID + b for b in text.encode()]
@@ -43,6 +46,47 @@ def test_batch_of_a_hand_worked_example():
     np.testing.assert_array_equal(batch[name][0], values, err_msg=name)
 
 
+def test_an_encoder_decoder_learns_what_its_fine_tuning_learned():
+  """A prompt, padded on the left, and its response as SFT packs them."""
+  encode = _Processor()
+  texts = list(TEXTS.values())
+  examples = [
+    {
+      "inputs": np.int32(prompts.prompt_ids(encode, prompt)),
+      "targets": np.int32(prompts.response_ids(encode, response)),
+    }
+    for prompt, response in zip(texts, texts[1:] + texts[:1])
+  ]
+  rows = np.concatenate(
+    [
+      prompts.prompt_rows([e["inputs"] for e in examples], prompt_length=24),
+      prompts.response_rows(
+        [e["targets"] for e in examples], response_length=20
+      ),
+    ],
+    axis=1,
+  )
+  ids = np.arange(len(rows)) + 3
+  batch = prompts.encoder_decoder_batch(rows, ids, prompt_length=24)
+  layout = packing.encoder_decoder(inputs_length=24, targets_length=20)
+  for row, (example, language) in enumerate(zip(examples, ids)):
+    packed = layout.features([example])
+    real = packed["decoder_segment_ids"] > 0
+    packed["decoder_language_ids"] = np.int32(real * language)
+    assert packed.keys() == batch.keys()
+    for name, values in packed.items():
+      np.testing.assert_array_equal(batch[name][row], values, name)
+      assert batch[name].dtype == values.dtype
+
+
+def test_a_response_that_did_not_end_fills_its_row():
+  rows = np.array([[0, 3, 9, 4, 7, 8]])  # P = 4, R = 2
+  batch = prompts.encoder_decoder_batch(rows, [5], prompt_length=4)
+  np.testing.assert_array_equal(batch["decoder_input_tokens"], [[0, 7]])
+  np.testing.assert_array_equal(batch["decoder_target_tokens"], [[7, 8]])
+  np.testing.assert_array_equal(batch["decoder_loss_weights"], [[1, 1]])
+
+
 @pytest.mark.parametrize("code", TEXTS)
 def test_responses_round_trip(code):
   ids = prompts.response_ids(_Processor(), TEXTS[code])
@@ -53,7 +97,8 @@ def test_responses_round_trip(code):
 
 
 def test_a_response_without_end_and_with_control_pieces():
-  ids = [special.USER_ID, special.FIRST_BYTE_ID + 97, special.PAD_ID]
+  sentinel = special.FIRST_BYTE_ID + 256  # the first id without a piece
+  ids = [special.USER_ID, special.FIRST_BYTE_ID + 97, sentinel, special.PAD_ID]
   assert prompts.decode_response(_Processor(), ids) == (
     "a",
     [special.FIRST_BYTE_ID + 97],
