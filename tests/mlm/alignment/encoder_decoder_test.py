@@ -1,6 +1,7 @@
 """RLOO and DPO with an encoder–decoder: sampled, gauged, and their gradients."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +112,7 @@ def test_a_rloo_step_is_the_papers(mt5, tmp_path):
     updates_per_rollout=1,
     history=str(tmp_path / "rewards"),
   )
-  batch = source(dataclasses.make_dataclass("S", ["step", "params"])(0, policy))
+  batch = source(types.SimpleNamespace(step=0, params=policy))
   assert 0 < batch["ended"].sum() < len(batch["ended"])  # padding, and none
   targets = jnp.asarray(batch["decoder_target_tokens"])
   tokens = jnp.asarray(np.repeat(PROMPTS, NUM_SAMPLES, axis=0))

@@ -18,7 +18,7 @@ from mlm.alignment import reference_cache, reward_model
 from mlm.checkpoints import manager
 from mlm.instructions import records
 from mlm.jobs import models, train_reward_model
-from mlm.models import decoder
+from mlm.models import decoder, encdec
 from mlm.tokenizers import load
 from mlm.training import state
 from tests import tiny_models
@@ -35,6 +35,13 @@ CONFIG = dataclasses.replace(
   vocab_size=309,  # of small_pretrain's tokenizer: every id has a piece
   num_layers=1,
   rope_scaling={"factor": 8.0, "low": 1.0, "high": 4.0, "original_length": 64},
+)
+
+MT5 = dataclasses.replace(
+  tiny_models.ENCODER_DECODER,
+  vocab_size=320,  # more than pieces, as sentinels make it
+  num_encoder_layers=1,
+  num_decoder_layers=1,
 )
 
 
@@ -60,7 +67,7 @@ def _save(output, params, metadata):
 
 @pytest.fixture(scope="session")
 def aligned(tmp_path_factory):
-  """Paths of tokenizer, base, dpo, rloo, prompts, reward_models by name.
+  """Paths of tokenizer, base, mt5, dpo, rloo, prompts, reward_models by name.
 
   The reward model "all" has trained rloo; those named by a language, of other
   seeds, have trained nothing.
@@ -77,6 +84,11 @@ def aligned(tmp_path_factory):
     name: init(jax.random.key(seed))
     for seed, name in enumerate(("base", "dpo", "rloo"))
   }
+  _save(
+    folder / "mt5",
+    encdec.build(MT5).init(jax.random.key(3)),
+    models.metadata_of(MT5, common["tokenizer_sha256"]),
+  )
   reward_models, identities = {}, {}
   for seed, name in enumerate(("all", "eng_Latn", "rus_Cyrl")):
     params = reward_model.init(policies["base"], CONFIG.d_model)
@@ -107,6 +119,7 @@ def aligned(tmp_path_factory):
   records.write_records(path, _prompts())
   return types.SimpleNamespace(
     tokenizer=tokenizer,
+    mt5=str(folder / "mt5"),
     prompts=str(path),
     reward_models=reward_models,
     mesh={"data": 8, "fsdp": 1, "tensor": 1},
