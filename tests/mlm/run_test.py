@@ -271,6 +271,16 @@ def test_optimizer_and_schedule_overlays_resolve(job, data, overlay, tmp_path):
   assert optimizer.learning_rate(steps) == pytest.approx(0.1 * peak)
 
 
+def test_rows_of_an_encoder_decoder_have_two_lengths(tmp_path):
+  names = ("EXAMPLES", "TOKENIZER", "INITIAL", "OUTPUT")
+  bindings = dict.fromkeys(names, str(tmp_path))
+  bindings["SEQUENCE_LENGTH"] = "{'inputs': 256, 'targets': 128}"
+  files = ["gin/experiments/quickstart/finetune.gin"]
+  _, kwargs, config = run.resolve("finetune", files, bindings)
+  assert kwargs["sequence_length"] == {"inputs": 256, "targets": 128}
+  assert "{'inputs': 256, 'targets': 128}" in config
+
+
 def test_loss_overlay_and_weights_of_languages_resolve(tmp_path):
   names = ("EXAMPLES", "TOKENIZER", "INITIAL", "OUTPUT")
   bindings = dict.fromkeys(names, str(tmp_path))
