@@ -24,7 +24,6 @@ from mlm.instructions import records as records_lib
 from mlm.jobs import models, reward_sources
 from mlm.languages import registry
 from mlm.models import adapters as adapters_lib
-from mlm.models import families
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load, special
@@ -131,7 +130,6 @@ class Setup(NamedTuple):
 
   Attributes:
     mesh: of all arrays.
-    config: of the model.
     model: of `mlm.models.families`, without adapters.
     part: what of the policy is trained.
     rollout: of `rollout_batches.make_rollout`, of the policy's joined params.
@@ -141,7 +139,6 @@ class Setup(NamedTuple):
   """
 
   mesh: Any
-  config: families.Config
   model: Any
   part: models.Part
   rollout: Callable
@@ -287,7 +284,7 @@ def open_rollouts(
     "samples_per_prompt": settings.samples_per_prompt,
     "seed": settings.seed,
   }
-  return Setup(mesh, config, model, part, rollout, languages, learned, metadata)
+  return Setup(mesh, model, part, rollout, languages, learned, metadata)
 
 
 def _write_gate(output: str, gate: dict) -> None:
