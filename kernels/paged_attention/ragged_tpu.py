@@ -1,5 +1,7 @@
 """jax's ragged paged attention, of one query a row, with blocks set.
 
+Its own defaults are of 512 queries and more, and of the chip of this process.
+
 It reads of HBM the pages that a row fills, in whole blocks, and each row's own
 reading of pages that rows share: sharing saves memory, not bandwidth.
 """

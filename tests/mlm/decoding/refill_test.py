@@ -1,6 +1,9 @@
 """Refill: the tokens of plain sampling, in fewer steps."""
 
+import collections
+import dataclasses
 import functools
+import re
 
 import hypothesis
 import jax
@@ -9,11 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from kernels import ahead_of_time
 from mlm.decoding import generate as generate_lib
-from mlm.decoding import refill
+from mlm.decoding import prefill, refill
 from mlm.decoding import sampling as sampling_lib
+from mlm.models import backends, decoder
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
+from tests import tiny_models
 
 PAD, EOS = 0, 1
 R, K, B = 9, 2, 5
@@ -173,3 +179,59 @@ def test_sizes_that_do_not_fit_are_refused(llama):
     _refill(llama.model, 2, 1, 0)
   with pytest.raises(ValueError, match="prompts_per_refill 3.*no more than"):
     _refill(llama.model, 2, 3, 2)
+
+
+@pytest.mark.tpu
+@pytest.mark.slow
+def test_the_program_of_four_chips_neither_copies_nor_gathers_pages(
+  monkeypatch,
+):
+  """Layers of Llama 8B's attention, groups over data, heads over tensor."""
+  pytest.importorskip("libtpu", reason="pip install 'jax[tpu]==0.10.2'")
+  config = dataclasses.replace(
+    tiny_models.DECODER,
+    d_model=512,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    activation_dtype="bfloat16",
+  )
+  model = decoder.build(config, backends=backends.TPU)
+  mesh = ahead_of_time.mesh("v5p:2x2x1", (2, 1, 1, 1, 2), mesh_lib.AXES)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  shardings = rules.named_shardings(mesh, model.logical_axes(), params)
+  generate = refill.make_generator(
+    model,
+    prompts_at_once=16,
+    prompts_per_refill=4,
+    page_size=32,
+    **{**_OPTIONS, "response_length": 1024, "samples_per_prompt": 4},
+  )
+  monkeypatch.setattr(prefill, "check_prompts", lambda *_: None)
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  of_keys = jax.random.key(0).dtype
+  compiled = (
+    mesh_lib.jit(generate)
+    .lower(
+      jax.tree.map(
+        lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
+        params,
+        shardings,
+      ),
+      jax.ShapeDtypeStruct(
+        (64, 1024), jnp.int32, sharding=rules.batch_sharding(mesh)
+      ),
+      jax.ShapeDtypeStruct((64 * 4,), of_keys, sharding=whole),
+    )
+    .compile()
+  )
+  # Of a device: groups, layers, pages of a group, slots, combined heads.
+  by_group, flat = "8,2,164,32,8,128", f"{8 * 2 * 164},32,8,128"
+  makers = re.findall(
+    rf"= bf16\[(?:{by_group}|{flat})\]\S* ([a-z-]+)\(", compiled.as_text()
+  )
+  # Made once, and then written in place: by two of a prompt, one of a token.
+  makers = collections.Counter(makers)
+  for name in ("bitcast", "parameter", "get-tuple-element"):
+    del makers[name]
+  assert makers == {"broadcast": 1, "fusion": 3, "scatter": 3}
