@@ -170,6 +170,7 @@ def _rollouts(chain, **changes):
     "mesh_shape": MESH,
     "prompts_per_step": 8,
     "samples_per_prompt": 2,
+    "prompts_at_once": None,
     "prompt_lengths": (LENGTHS["prompt_length"],),
     "response_length": LENGTHS["response_length"],
     "sampling_temperature": 1.0,
@@ -287,6 +288,8 @@ def test_fine_tuning_lowers_the_loss_of_packed_rows(chain):
 def test_what_needs_a_decoder_refuses_an_encoder_decoder(chain, tmp_path):
   with pytest.raises(ValueError, match="a reward model needs a decoder-only"):
     _align_rloo(chain, "refused", 1, reward_model_dir=chain.sft)
+  with pytest.raises(ValueError, match="prompts_at_once"):
+    _align_rloo(chain, "refused", 1, prompts_at_once=8)
   lora = adapters_lib.AdapterConfig(
     lora=adapters_lib.LoraConfig(
       patterns=("layers/attention/*",), rank=2, alpha=4.0
