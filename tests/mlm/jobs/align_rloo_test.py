@@ -31,6 +31,7 @@ def _settings(aligned, tmp_path, **changes):
     "mesh_shape": aligned.mesh,
     "prompts_per_step": 8,
     "samples_per_prompt": 2,
+    "prompts_at_once": None,
     "prompt_lengths": (aligned.lengths["prompt_length"],),
     "response_length": aligned.lengths["response_length"],
     "sampling_temperature": 1.0,
