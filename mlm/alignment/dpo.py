@@ -18,7 +18,7 @@ then length-normalised DPO, and squared is IPO as its authors ran it and as TRL
 does it; OpenRLHF sums. The same beta means another loss in each convention.
 
 Letters: B pairs; rows 2i and 2i + 1 of a batch are the chosen and the rejected
-response of pair i; T tokens a row.
+response of pair i.
 
 Sources: Rafailov et al. 2023 (DPO; conservative in Mitchell 2023), Chowdhury et
 al. 2024 (robust), Azar et al. 2024 (IPO, equation 17), Zhao et al. 2023 (SLiC).

@@ -5,7 +5,7 @@ they differ, and the gin files of gin/alignment give the values of the paper and
 of four libraries. All take the gradient of a surrogate: an average over tokens
 or responses of the advantage times a log-probability or a probability ratio.
 
-Letters: B prompts, K samples a prompt, N = B * K rows, T tokens a row.
+Letters: B prompts, K samples a prompt, N = B * K rows, R response columns.
 
 Sources: Williams 1992 (REINFORCE); Kool et al. 2019 and Ahmadian et al. 2024
 (RLOO); Schulman et al. 2017 (clipping); Schulman 2020, "Approximating KL
@@ -122,13 +122,13 @@ def leave_one_out_advantages(rewards):
 
 
 def token_kl(estimator: Estimator, logprobs, reference, weights):
-  """Estimated KL of each response token, [N, T]; 0 elsewhere.
+  """Estimated KL of each response token, [N, R]; 0 elsewhere.
 
   Args:
     estimator: which of the three.
-    logprobs: float [N, T] of the tokens under the policy.
-    reference: float [N, T] under the reference.
-    weights: [N, T], 1 on response tokens.
+    logprobs: float [N, R] of the tokens under the policy.
+    reference: float [N, R] under the reference.
+    weights: [N, R], 1 on response tokens.
   """
   of_ratio = KL_ESTIMATORS[estimator.kl_estimator]
   return of_ratio((logprobs - reference) * weights) * weights
@@ -181,16 +181,16 @@ def surrogate(
 
   Args:
     estimator: of the settings.
-    logprobs: float32 [N, T] of the tokens under the policy being trained.
+    logprobs: float32 [N, R] of the tokens under the policy being trained.
     sampled: the same under the policy that sampled, by the same forward as in
       training: what a decoder with a cache gives differs by rounding, which a
       sum over a response makes large.
     reference: the same under the frozen reference.
     advantages: float32 [N].
-    weights: float32 [N, T], 1 on response tokens.
+    weights: float32 [N, R], 1 on response tokens.
 
   Returns:
-    (loss, and float32 [N, T] or [N, 1]: 1 where the clip takes the gradient
+    (loss, and float32 [N, R] or [N, 1]: 1 where the clip takes the gradient
     away, and what to count them by).
   """
   advantage = advantages[:, None]

@@ -13,7 +13,7 @@ Params are {"policy": decoder params, "value": reward-model params}.
 Sources: Schulman et al. 2016 (GAE), equation 16; Schulman et al. 2017 (PPO),
 equation 7; Stiennon et al. 2020 for the reward with its KL and a critic apart;
 Ouyang et al. 2022 for a critic that starts as the reward model.
-Letters: N rows, T tokens a row, D width.
+Letters: N rows, R response columns, D width.
 """
 
 import dataclasses
@@ -94,12 +94,12 @@ def token_rewards(
   *,
   kl_coefficient: float,
 ) -> np.ndarray:
-  """-beta * KL of each response token, and the reward at the last, [N, T].
+  """-beta * KL of each response token, and the reward at the last, [N, R].
 
   Args:
     reward: float [N].
-    kl: float [N, T], log ratio of each response token.
-    weights: [N, T], 1 on response tokens.
+    kl: float [N, R], log ratio of each response token.
+    weights: [N, R], 1 on response tokens.
     kl_coefficient: beta.
   """
   last = weights.shape[1] - 1 - np.argmax(weights[:, ::-1], axis=1)
@@ -121,14 +121,14 @@ def generalized_advantages(
   delta_t = r_t + gamma V_{t+1} - V_t; after a response's last token V is 0.
 
   Args:
-    rewards: float [N, T].
-    values: float [N, T], of the state before each token.
-    weights: [N, T], 1 on response tokens, which are neighbours.
+    rewards: float [N, R].
+    values: float [N, R], of the state before each token.
+    weights: [N, R], 1 on response tokens, which are neighbours.
     discount: gamma.
     gae_lambda: lambda.
 
   Returns:
-    (advantages, returns), float [N, T], 0 outside of the response.
+    (advantages, returns), float [N, R], 0 outside of the response.
   """
   values = values * weights
   found = np.zeros_like(values)
@@ -151,14 +151,16 @@ def whitened(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def token_values(apply: Callable, params: Any, batch: dict) -> jax.Array:
-  """What the critic expects before each target token, float32 [N, T].
+  """What the critic expects before each response token, float32 [N, R].
 
   Args:
     apply: of the critic's decoder.
     params: of `mlm.alignment.reward_model`.
     batch: prompt–response batch.
   """
-  hidden = apply(params["decoder"], batch)["hidden"]
+  hidden = losses.last_columns(
+    apply(params["decoder"], batch)["hidden"], batch["decoder_target_tokens"]
+  )
   return hidden.astype(jnp.float32) @ params["score"]
 
 
@@ -182,7 +184,7 @@ def ppo_loss(
   Returns:
     loss_fn(params, frozen, batch, key) -> (loss, metrics). The batch is that of
     `rollout_batches.make_rollout` with advantages, returns and values, float32
-    [N, T].
+    [N, R].
   """
 
   def loss_fn(params, frozen, batch, key):

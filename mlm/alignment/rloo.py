@@ -13,7 +13,7 @@ log-probabilities of when the rollout was made. All log-probabilities come from
 the training forward.
 
 Source: Ahmadian et al. 2024, "Back to Basics", section 2.3; Kool et al. 2019.
-Letters: B prompts, K samples a prompt, N = B * K rows, T tokens a row.
+Letters: B prompts, K samples a prompt, N = B * K rows, R response columns.
 """
 
 import logging
@@ -47,7 +47,7 @@ def rloo_loss(
   Returns:
     loss_fn(params, frozen, batch, key) -> (loss, metrics). The batch is a
     prompt–response batch with sampled_logprobs and reference_logprobs, float32
-    [N, T], advantages, reward, kl, length, ended, logprob_gap and
+    [N, R], advantages, reward, kl, length, ended, logprob_gap and
     is_equal_group, float32 [N], language_ids int32 [N], and reward_<part> float32 [N] a part.
   """
 

@@ -4,7 +4,7 @@ What RLOO and PPO share. The log-probabilities of policy and reference come from
 the training forward.
 
 Letters: B prompts, K samples a prompt, N = B * K rows, P prompt columns,
-R response columns, T = P + R - 1 tokens a row.
+R response columns.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from mlm.training import losses
 def make_logprob_pair(
   apply: Callable, reference_apply: Callable, *, backend: str
 ) -> Callable:
-  """Jitted (params, reference, batch) -> two float32 [N, T] of log-probs.
+  """Jitted (params, reference, batch) -> two float32 [N, R] of log-probs.
 
-  Each is 0 outside of the response. Policy and reference go through the same
+  Each is 0 after the response. Policy and reference go through the same
   forward as training, so the policy equal to the reference gives a difference
   of exactly 0.
 
@@ -55,15 +55,12 @@ def logprob_gap(
   that means that the policy learns from samples of another distribution.
 
   Args:
-    sampled: float32 [N, T] by the training forward; R targets from the end of
-      the prompt on.
+    sampled: float32 [N, R] by the training forward.
     generated: float32 [N, R] by the decoder.
     lengths: int [N], tokens of the responses.
   """
-  response_length = generated.shape[1]
-  by_training = sampled[:, sampled.shape[1] - response_length :]
-  is_real = np.arange(response_length) < lengths[:, None]
-  return np.max(np.abs(by_training - generated) * is_real, axis=1)
+  is_real = np.arange(generated.shape[1]) < lengths[:, None]
+  return np.max(np.abs(sampled - generated) * is_real, axis=1)
 
 
 def make_rollout(
@@ -98,7 +95,7 @@ def make_rollout(
 
   Returns:
     rollout(policy params, step) -> (batch, (B, K)). The batch is a
-    prompt–response batch with sampled_logprobs and reference_logprobs [N, T],
+    prompt–response batch with sampled_logprobs and reference_logprobs [N, R],
     reward, reward_<part>, kl (summed over the response), length, ended,
     logprob_gap and is_equal_group [N], all float32, and language_ids int32 [N].
     It raises FloatingPointError where decoding and the training forward

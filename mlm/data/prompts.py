@@ -80,7 +80,10 @@ def response_rows(
 def response_batch(
   rows: np.ndarray, language_ids: np.ndarray, *, prompt_length: int
 ) -> dict[str, np.ndarray]:
-  """The six arrays [B, P + R - 1] a decoder learns a response from.
+  """The six arrays that a decoder learns a response from.
+
+  Targets and loss weights are those of the response, [B, R]; the tokens that
+  are read, their positions, segments and languages are [B, P + R - 1].
 
   Args:
     rows: int32 [B, P + R].
@@ -90,13 +93,10 @@ def response_batch(
   rows = np.asarray(rows, np.int32)
   real = rows != special.PAD_ID
   positions = np.maximum(np.cumsum(real, axis=1) - 1, 0).astype(np.int32)
-  weights = real[:, 1:].astype(np.float32)
-  # Target column j is row column j + 1; the response starts at row column P.
-  weights[:, : prompt_length - 1] = 0
   return {
     "decoder_input_tokens": rows[:, :-1],
-    "decoder_target_tokens": rows[:, 1:],
-    "decoder_loss_weights": weights,
+    "decoder_target_tokens": rows[:, prompt_length:],
+    "decoder_loss_weights": real[:, prompt_length:].astype(np.float32),
     "decoder_positions": positions[:, :-1],
     "decoder_segment_ids": real[:, :-1].astype(np.int32),
     "decoder_language_ids": np.repeat(

@@ -1,6 +1,11 @@
 """Cross-entropy over loss-weighted tokens, log-probabilities, metrics of rows.
 
-Letters: B rows, T tokens a row, D model width, V vocabulary.
+A batch's targets and loss weights may be of the last columns of its tokens
+only, as those of `mlm.data.prompts.response_batch` are: no logit of the others
+is then computed.
+
+Letters: B rows, T tokens a row, C target columns, the last C of T (most often
+all), D model width, V vocabulary.
 """
 
 import math
@@ -17,12 +22,10 @@ _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 def _statistics(outputs: dict, batch: dict, backend: str):
-  """Float32 [B, T] statistics of the logits; the logits are never whole."""
-  operands = (
-    outputs["hidden"],
-    outputs["unembedding"],
-    batch["decoder_target_tokens"],
-  )
+  """Float32 [B, C] statistics of the logits; the logits are never whole."""
+  targets = batch["decoder_target_tokens"]
+  hidden = last_columns(outputs["hidden"], targets)
+  operands = (hidden, outputs["unembedding"], targets)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return linear_cross_entropy.token_statistics(*operands, backend=backend)
@@ -34,6 +37,11 @@ def _statistics(outputs: dict, batch: dict, backend: str):
     length_axis=rules.SEQUENCE_AXIS,
     vocab_axis=rules.RULES["vocab"],
   )
+
+
+def last_columns(values: jax.Array, targets: jax.Array) -> jax.Array:
+  """The columns of [B, T, ...] that [B, C] targets are of: the last C."""
+  return values[:, values.shape[1] - targets.shape[1] :]
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
@@ -77,7 +85,7 @@ def cross_entropy_loss(
       1e-4 in the T5 and PaLM families, 0 for none.
     label_smoothing: probability that the targets leave to all other pieces, in
       [0, 1); their entropy is subtracted, so that a perfect prediction costs 0.
-    token_weights: of `mlm.training.loss_weights`: batch -> [B, T].
+    token_weights: of `mlm.training.loss_weights`: batch -> [B, C].
     backend: of the linear cross-entropy kernel.
     num_languages: length of the per-language metric vectors.
 
@@ -112,10 +120,12 @@ def cross_entropy_loss(
     loss = (weights * (trained + z_losses)).sum() / jnp.maximum(weight, _TINY)
     loss += outputs.get("auxiliary_loss", 0.0)
 
+    language_ids = last_columns(batch["decoder_language_ids"], counted)
+
     def by_language(values):
       return jax.ops.segment_sum(
         values.reshape(-1),
-        batch["decoder_language_ids"].reshape(-1),
+        language_ids.reshape(-1),
         num_segments=num_languages,
       )
 
@@ -160,7 +170,7 @@ def with_frozen(
 def token_logprobs(
   apply: Callable, params: Any, batch: dict, *, backend: str
 ) -> jax.Array:
-  """Log-probability of each target token, float32 [B, T], in nats."""
+  """Log-probability of each target token, float32 [B, C], in nats."""
   statistics = _statistics(apply(params, batch), batch, backend)
   return statistics.target_logit - statistics.logsumexp
 

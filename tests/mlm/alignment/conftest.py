@@ -27,22 +27,23 @@ def _params(seed):
 
 
 def _batch(num_rows, seed):
-  """Rows of 6 positions with responses of one to four tokens."""
+  """Rows of 8 tokens, the last 6 with targets, 1 to 4 of them a response."""
   rng = np.random.default_rng(seed)
   weights = np.zeros((num_rows, 6), np.float32)
   for row, length in zip(weights, rng.integers(1, 5, num_rows)):
     row[2 : 2 + length] = 1
   return {
-    "decoder_input_tokens": rng.integers(0, VOCABULARY, (num_rows, 6)),
+    "decoder_input_tokens": rng.integers(0, VOCABULARY, (num_rows, 8)),
     "decoder_target_tokens": rng.integers(0, VOCABULARY, (num_rows, 6)),
     "decoder_loss_weights": weights,
   }
 
 
 def _token_logprobs(params, batch):
-  """float64 [B, T], 0 outside of the response."""
+  """float64 [B, C], 0 outside of the response."""
+  num_targets = batch["decoder_target_tokens"].shape[1]
   hidden = np.asarray(params["embedding"], np.float64)[
-    batch["decoder_input_tokens"]
+    batch["decoder_input_tokens"][:, -num_targets:]
   ]
   logits = hidden @ np.asarray(params["unembedding"], np.float64)
   logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -163,7 +163,7 @@ def test_first_update_is_the_policy_gradient_of_the_advantages(toy):
   def plain(policy):
     outputs = toy.apply(policy, batch)
     logits = outputs["hidden"] @ outputs["unembedding"]
-    logprobs = jax.nn.log_softmax(logits)
+    logprobs = jax.nn.log_softmax(logits)[:, -weights.shape[1] :]
     of_targets = np.eye(7)[batch["decoder_target_tokens"]] * logprobs
     gain = of_targets.sum(-1) * batch["advantages"] * weights
     return -gain.sum() / weights.sum()

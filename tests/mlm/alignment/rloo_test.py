@@ -112,7 +112,7 @@ def _generated(toy, params, rows, drawn):
     whole, np.zeros(len(whole)), prompt_length=rows.shape[1]
   )
   logprobs = np.float32(toy.token_logprobs(params, batch))
-  logprobs = logprobs[:, rows.shape[1] - 1 :].reshape(drawn.shape)
+  logprobs = logprobs.reshape(drawn.shape)
   return generate.Generated(
     tokens=drawn,
     model_logprobs=logprobs,
@@ -264,7 +264,7 @@ def test_decoding_that_disagrees_with_training_stops_the_run(toy, tmp_path):
 
 
 def test_padding_is_no_part_of_the_gap():
-  sampled = np.array([[0, 0, -1.0, -2.0, 0.0]], np.float32)
+  sampled = np.array([[-1.0, -2.0, 0.0]], np.float32)
   generated = np.array([[-1.25, -2.0, -9.0]], np.float32)
   np.testing.assert_allclose(
     rollout_batches.logprob_gap(sampled, generated, np.array([2])), [0.25]

@@ -170,7 +170,10 @@ def test_a_packed_response_is_the_unpacked_one():
       here = row["decoder_segment_ids"] == segment
       for name in row:
         if name != "decoder_segment_ids":
-          np.testing.assert_array_equal(row[name][here], single[name][0], name)
+          expected = single[name][0]
+          packed = row[name][here][-len(expected) :]
+          np.testing.assert_array_equal(packed, expected, name)
+      assert row["decoder_loss_weights"][here].sum() == len(of["targets"])
 
 
 def test_attention_never_mixes_examples():

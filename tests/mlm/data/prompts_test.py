@@ -33,8 +33,8 @@ def test_batch_of_a_hand_worked_example():
   batch = prompts.response_batch(rows, [5], prompt_length=4)
   expected = {
     "decoder_input_tokens": [0, 3, 7, 4, 8, 9, 1],
-    "decoder_target_tokens": [3, 7, 4, 8, 9, 1, 0],
-    "decoder_loss_weights": [0, 0, 0, 1, 1, 1, 0],
+    "decoder_target_tokens": [8, 9, 1, 0],
+    "decoder_loss_weights": [1, 1, 1, 0],
     "decoder_positions": [0, 0, 1, 2, 3, 4, 5],
     "decoder_segment_ids": [0, 1, 1, 1, 1, 1, 1],
     "decoder_language_ids": [5] * 7,
