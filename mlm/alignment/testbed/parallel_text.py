@@ -265,8 +265,8 @@ def _fidelity(identify, wanted, text) -> float:
 
 
 def _repeated(ids) -> float:
-  """Share of pieces that repeat an earlier one."""
-  return 1 - len(set(ids)) / max(len(ids), 1)
+  """Share of pieces that repeat an earlier one; 0 of none."""
+  return 1 - len(set(ids)) / len(ids) if ids else 0.0
 
 
 def gold(

@@ -70,6 +70,7 @@ SETTINGS = settings_lib.Settings(
   frontier_rate=1e-3,
   dpo_betas=[],
   rloo_betas=[],
+  transfer=None,
   evaluation_prompts=32,
   evaluation_samples=2,
   opponent_samples=2,
