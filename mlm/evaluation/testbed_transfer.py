@@ -44,9 +44,7 @@ def win_rates(seed: testbed.Seed, source: str, num_samples: int) -> np.ndarray:
     choices, opponents = np.split(of_gold, [rewards.shape[2]], axis=1)
     places = transfer.best_of_n(of_rewards[:, :num_samples])
     chosen = np.take_along_axis(choices, places[:, None], axis=1)
-    won, _, tied = win_rate.outcomes(
-      chosen, opponents, margin=testbed.MARGIN
-    ).T
+    won, _, tied = win_rate.outcomes(chosen, opponents, margin=testbed.MARGIN).T
     found.append(100 * won + 50 * tied)
   return np.stack(found)
 
@@ -122,17 +120,13 @@ def _rate(rates, confidence, num_resamples) -> dict:
   found = contrasts.contrast(
     rates - 50, confidence=confidence, num_resamples=num_resamples, seed=0
   )
-  moved = {
-    name: 50 + value
-    for name, value in found.items()
-    if name not in ("p", "p_t", "by_seed")
-  }
+  found["by_seed"] = [50 + value for value in found["by_seed"]]
   return {
-    "win_rate": moved.pop("difference"),
-    **moved,
-    "p": found["p"],
-    "p_t": found["p_t"],
-    "by_seed": [50 + value for value in found["by_seed"]],
+    "win_rate": 50 + found.pop("difference"),
+    **{
+      name: 50 + value if name.startswith(("low", "high")) else value
+      for name, value in found.items()
+    },
   }
 
 

@@ -204,7 +204,9 @@ def _transfer(
   found = {"transfer/gold": _gold_all(task, prompts, responses)}
   choices = responses[:, :, : transfer.num_samples]
   for i, code in enumerate(transfer.languages):
-    source = Mixture([code], transfer.annotator, transfer.label_scale, "learned")
+    source = Mixture(
+      [code], transfer.annotator, transfer.label_scale, "learned"
+    )
     _, params = learned(source, number + i, os.path.join("transfer", code))
     rewards_of = stages.reward(params, *_rows(prompts, choices))
     found[f"transfer/{code}"] = rewards_of.reshape(choices.shape[:3])

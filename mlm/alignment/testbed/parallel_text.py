@@ -160,9 +160,7 @@ def make_task(
     kinds = rng.choice(KINDS, number, p=[shares[kind] for kind in KINDS])
     rows = [prompt_row(*of) for of in zip(ids, found, parts)]
     responses = prompts_lib.response_rows(
-      [
-        demonstrated(rng, *of) for of in zip(kinds, ids, others, found, parts)
-      ],
+      [demonstrated(rng, *of) for of in zip(kinds, ids, others, found, parts)],
       response_length=response_length,
     )
     return np.concatenate([np.array(rows, np.int32), responses], axis=1), ids
