@@ -128,8 +128,7 @@ def train_tokenizer(
   model, plan, divided = _train(
     corpus, plan, settings, division, num_threads, parts
   )
-  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-  load.check_special_pieces(processor, "the trained model")
+  processor = load.from_bytes(model)
   reached = processor.get_piece_size()
   if reached < vocab_size:
     logging.warning(

@@ -15,16 +15,15 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import sentencepiece
 
 from mlm.alignment.testbed import tasks
 from mlm.data import prompts as prompts_lib
 from mlm.languages import registry
 from mlm.text import chrf
-from mlm.tokenizers import fairness, special, train
+from mlm.tokenizers import fairness, load, special, train
 
 KINDS = ("right", "wrong_language", "continued", "truncated")
 _SLACK = 3  # pieces by which a response may be too long and still end
@@ -215,7 +214,7 @@ def _tokenizer(lines, *, vocab_size, character_coverage):
     num_threads=1,
     characters=sum(map(len, lines)),
   )
-  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  processor = load.from_bytes(model)
   if (reached := processor.get_piece_size()) != vocab_size:
     raise ValueError(
       f"the text supports {reached} pieces, not {vocab_size}; set VOCAB_SIZE to "
@@ -271,7 +270,7 @@ def gold(
   prompts: np.ndarray,
   responses: np.ndarray,
   *,
-  processor: sentencepiece.SentencePieceProcessor,
+  processor: Any,
   identify: Identifier,
 ) -> np.ndarray:
   """The hidden score, float32 [N], at most 2.
@@ -286,7 +285,7 @@ def gold(
   Args:
     prompts: int32 [N, P].
     responses: int32 [N, R].
-    processor: of the task.
+    processor: SentencePiece processor of the task.
     identify: text -> (code or None, probability).
   """
   scores = []
@@ -304,7 +303,7 @@ def verify(
   prompts: np.ndarray,
   responses: np.ndarray,
   *,
-  processor: sentencepiece.SentencePieceProcessor,
+  processor: Any,
   identify: Identifier,
 ) -> dict[str, np.ndarray]:
   """What can be checked without an answer, float32 [N] each.
