@@ -44,7 +44,24 @@ class Line(NamedTuple):
   starts: np.ndarray
 
 
-def make_task(
+class Text(NamedTuple):
+  """What a task reads.
+
+  Attributes:
+    processor: SentencePiece processor, trained on the train split.
+    identify: text -> (code or None, probability).
+    lines: of each language, in order, all lines.
+    lines_of_split: places of the lines that are long enough in all languages,
+      by split.
+  """
+
+  processor: Any
+  identify: Identifier
+  lines: list[list[Line]]
+  lines_of_split: dict[str, np.ndarray]
+
+
+def read_text(
   *,
   directory: str,
   documents: str,
@@ -52,37 +69,21 @@ def make_task(
   vocab_size: int,
   character_coverage: float,
   num_pieces: int,
-  shares: Mapping[str, float],
-  wrong_language: Callable,
   identifier: Callable[[Sequence[str]], tuple[Identifier, tuple[str, ...]]],
-) -> tasks.Task:
-  """Builds the task, with a tokenizer of the lines of its train split.
+) -> Text:
+  """Reads and splits the texts, and trains a tokenizer on the train split.
 
   Whole documents make the splits: of every five, three are for training, one
   for validation, one for testing.
 
-  Args:
-    directory: of `fairness.read_parallel`.
-    documents: name of the file there that has the document of every line.
-    languages: codes; the first plays the part of English.
-    vocab_size: pieces of the tokenizer, special and byte pieces included.
-    character_coverage: of the tokenizer; the rest is written in bytes.
-    num_pieces: W.
-    shares: of `KINDS` among the demonstrations, summing to 1.
-    wrong_language: as for `artificial.make_task`.
-    identifier: languages -> (text -> (code or None, probability), codes that it
-      knows), such as `mlm.evaluation.judge.second_identifier`.
+  Args: see `make_task`.
 
   Raises:
     FileNotFoundError: if a file is missing.
     ValueError: if texts are not aligned, a language has none or is not known to
-      the identifier, the shares do not sum to 1, a split has no line that is
-      long enough in all languages, or the text has not so many pieces.
+      the identifier, a split has no line that is long enough in all languages,
+      or the text has not so many pieces.
   """
-  if set(shares) != set(KINDS) or abs(sum(shares.values()) - 1) > 1e-9:
-    raise ValueError(
-      f"shares {dict(shares)} must name exactly {', '.join(KINDS)} and sum to 1"
-    )
   identify, known = identifier(languages)
   if unknown := [code for code in languages if code not in known]:
     raise ValueError(
@@ -111,12 +112,59 @@ def make_task(
         f"the {split} split has no line of {2 * num_pieces} pieces in all "
         f"{len(languages)} languages; lower num_pieces, or give more text"
       )
-  prompt_length = num_pieces + 2
+  return Text(processor, functools.cache(identify), lines, lines_of_split)
+
+
+def make_task(
+  *,
+  directory: str,
+  documents: str,
+  languages: Sequence[str],
+  vocab_size: int,
+  character_coverage: float,
+  num_pieces: int,
+  shares: Mapping[str, float],
+  wrong_language: Callable,
+  identifier: Callable[[Sequence[str]], tuple[Identifier, tuple[str, ...]]],
+) -> tasks.Task:
+  """Builds the task; texts are read when it is first used.
+
+  Args:
+    directory: of `fairness.read_parallel`.
+    documents: name of the file there that has the document of every line.
+    languages: codes; the first plays the part of English.
+    vocab_size: pieces of the tokenizer, special and byte pieces included.
+    character_coverage: of the tokenizer; the rest is written in bytes.
+    num_pieces: W.
+    shares: of `KINDS` among the demonstrations, summing to 1.
+    wrong_language: as for `artificial.make_task`.
+    identifier: languages -> (text -> (code or None, probability), codes that it
+      knows), such as `mlm.evaluation.judge.second_identifier`.
+
+  Raises:
+    ValueError: if the shares do not sum to 1.
+  """
+  if set(shares) != set(KINDS) or abs(sum(shares.values()) - 1) > 1e-9:
+    raise ValueError(
+      f"shares {dict(shares)} must name exactly {', '.join(KINDS)} and sum to 1"
+    )
   response_length = num_pieces + 1 + _SLACK
+
+  @functools.cache
+  def text():
+    return read_text(
+      directory=directory,
+      documents=documents,
+      languages=languages,
+      vocab_size=vocab_size,
+      character_coverage=character_coverage,
+      num_pieces=num_pieces,
+      identifier=identifier,
+    )
 
   def stretch(language, line, part):
     """Pieces of a line: the stretch at a part of it in [0, 1), and on."""
-    ids, starts = lines[language][line]
+    ids, starts = text().lines[language][line]
     start = starts[int(part * len(starts))]
     return ids[start : start + num_pieces], ids[start + num_pieces :]
 
@@ -124,15 +172,10 @@ def make_task(
     wanted, _ = stretch(language, line, part)
     return [special.USER_ID, *wanted, special.ASSISTANT_ID]
 
-  def meanings(split, rng, number):
-    """Lines, each as often as the others, and parts of them."""
-    return (
-      np.resize(rng.permutation(lines_of_split[split]), number),
-      rng.random(number),
-    )
-
   def prompts(split, rng, number):
-    asked = list(zip(*meanings(split, rng, number)))
+    # Each line as often as the others, and a part of it.
+    lines = np.resize(rng.permutation(text().lines_of_split[split]), number)
+    asked = list(zip(lines, rng.random(number)))
     return np.array(
       [
         [prompt_row(language, *of) for of in asked]
@@ -152,28 +195,35 @@ def make_task(
     return [*wanted, special.EOS_ID]
 
   def demonstrations(rng, number):
-    found = rng.choice(lines_of_split["train"], number)
+    lines = rng.choice(text().lines_of_split["train"], number)
     parts = rng.random(number)
     ids = rng.integers(0, len(languages), number).astype(np.int32)
     others = wrong_language(rng, ids, len(languages))
     kinds = rng.choice(KINDS, number, p=[shares[kind] for kind in KINDS])
-    rows = [prompt_row(*of) for of in zip(ids, found, parts)]
+    rows = [prompt_row(*of) for of in zip(ids, lines, parts)]
     responses = prompts_lib.response_rows(
-      [demonstrated(rng, *of) for of in zip(kinds, ids, others, found, parts)],
+      [demonstrated(rng, *of) for of in zip(kinds, ids, others, lines, parts)],
       response_length=response_length,
     )
     return np.concatenate([np.array(rows, np.int32), responses], axis=1), ids
 
-  judges = {"processor": processor, "identify": functools.cache(identify)}
+  def judged_by(judge):
+    return lambda prompts, responses: judge(
+      prompts,
+      responses,
+      processor=text().processor,
+      identify=text().identify,
+    )
+
   return tasks.Task(
     languages=tuple(languages),
     vocab_size=vocab_size,
-    prompt_length=prompt_length,
+    prompt_length=num_pieces + 2,
     response_length=response_length,
     prompts=prompts,
     demonstrations=demonstrations,
-    gold=functools.partial(gold, **judges),
-    verify=functools.partial(verify, **judges),
+    gold=judged_by(gold),
+    verify=judged_by(verify),
   )
 
 

@@ -110,19 +110,25 @@ def _write(path, lines):
   path.write_bytes(gzip.compress("".join(f"{x}\n" for x in lines).encode()))
 
 
+READ = {
+  "documents": "documents.txt",
+  "languages": CODES,
+  "vocab_size": VOCAB_SIZE,
+  "character_coverage": 1.0,
+  "num_pieces": W,
+  "identifier": _by_script,
+}
+
+
 def _make(folder, **changes):
-  settings = {
-    "directory": str(folder),
-    "documents": "documents.txt",
-    "languages": CODES,
-    "vocab_size": VOCAB_SIZE,
-    "character_coverage": 1.0,
-    "num_pieces": W,
-    "shares": SHARES,
-    "wrong_language": artificial.english,
-    "identifier": _by_script,
-  }
-  return parallel_text.make_task(**{**settings, **changes})
+  settings = {**READ, "shares": SHARES, "wrong_language": artificial.english}
+  return parallel_text.make_task(
+    directory=str(folder), **{**settings, **changes}
+  )
+
+
+def _read(folder, **changes):
+  return parallel_text.read_text(directory=str(folder), **{**READ, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +136,13 @@ def task(texts):
   return _make(texts)
 
 
-def _text(task, ids):
-  return task.gold.keywords["processor"].decode([i for i in ids if i > 4])
+@pytest.fixture(scope="module")
+def processor(texts):
+  return _read(texts).processor
+
+
+def _text(processor, ids):
+  return processor.decode([i for i in ids if i > 4])
 
 
 def _response(ids):
@@ -145,13 +156,13 @@ def _scores(task, prompt, *responses):
 
 @pytest.mark.parametrize("language", range(len(CODES)))
 def test_the_hidden_score_is_what_the_hand_finds_in_every_script(
-  task, language
+  task, processor, language
 ):
   prompts = task.prompts("test", np.random.default_rng(0), 1)[:, 0].tolist()
   prompt = prompts[language]
   other = prompts[(language + 1) % len(CODES)]
   wanted, part, foreign = (
-    _text(task, ids) for ids in (prompt, prompt[1:5], other)
+    _text(processor, ids) for ids in (prompt, prompt[1:5], other)
   )
   right, half, wrong = prompt[1:-1], prompt[1:5], other[1:-1]
   end = special.EOS_ID
@@ -168,7 +179,7 @@ def test_the_hidden_score_is_what_the_hand_finds_in_every_script(
   missing = 1 - len(part) / len(wanted)
   off = min(1, abs(len(foreign) - len(wanted)) / len(wanted))
   repeated = (len(set(right)) - len(right)) / len(right)
-  twice = wanted + _text(task, [*right, *half])[len(wanted) :]
+  twice = wanted + _text(processor, [*right, *half])[len(wanted) :]
   expected = [
     2.0,
     chrf.chrf(part, wanted) + 1 - missing,
@@ -189,8 +200,7 @@ def _repeats(ids):
   return 1 - len(set(ids)) / len(ids)
 
 
-def test_a_response_by_hand(task):
-  processor = task.gold.keywords["processor"]
+def test_a_response_by_hand(task, processor):
   # Prompt "ab cd", said "ab": unigrams a b of a b c d, the bigram ab of three:
   # precision 1, recall (2/4 + 1/3) / 2 = 5/12, F2 = 5 * 5/12 / (4 + 5/12) =
   # 25/53; right language; three of five characters missing.
@@ -199,10 +209,10 @@ def test_a_response_by_hand(task):
   assert score == pytest.approx(25 / 53 + 1 - 3 / 5)
 
 
-def test_what_is_verified_needs_no_answer(task):
+def test_what_is_verified_needs_no_answer(task, processor):
   prompts = task.prompts("test", np.random.default_rng(0), 1)[:, 0].tolist()
   ids = prompts[1][1:-1]
-  letter = next(i for i in ids if _text(task, [i]).isalpha())
+  letter = next(i for i in ids if _text(processor, [i]).isalpha())
   end = special.EOS_ID
   found = task.verify(
     np.array([prompts[1]] * 4),
@@ -227,7 +237,7 @@ def test_what_is_verified_needs_no_answer(task):
   np.testing.assert_allclose(found["ends"], [1, 0, 1, 0])
 
 
-def test_splits_are_whole_documents_the_same_in_all_languages(task):
+def test_splits_are_whole_documents_the_same_in_all_languages(task, processor):
   documents = {"train": {0, 1, 2}, "validation": {3}, "test": {4}}
   for split, allowed in documents.items():
     prompts = task.prompts(split, np.random.default_rng(1), 30)
@@ -236,17 +246,21 @@ def test_splits_are_whole_documents_the_same_in_all_languages(task):
     assert (prompts[:, :, -1] == special.ASSISTANT_ID).all()
     for of_meaning in prompts.swapaxes(0, 1).tolist():
       lines = [
-        {i for i, line in enumerate(of_language) if _text(task, row) in line}
+        {
+          i
+          for i, line in enumerate(of_language)
+          if _text(processor, row) in line
+        }
         for row, of_language in zip(of_meaning, LINES.values(), strict=True)
       ]
       assert set.intersection(*lines) and set.intersection(*lines) <= allowed
 
 
-def test_stretches_begin_with_words_and_cut_no_character(task):
+def test_stretches_begin_with_words_and_cut_no_character(task, processor):
   prompts = task.prompts("train", np.random.default_rng(2), 40)
   for code, rows, lines in zip(CODES, prompts, LINES.values(), strict=True):
     for row in rows.tolist():
-      text = _text(task, row)
+      text = _text(processor, row)
       assert "\ufffd" not in text
       if registry.get(code).word_separator == "space":
         assert any(f" {text}" in f" {line}" for line in lines)
@@ -260,23 +274,23 @@ def test_prompts_depend_on_the_generator_alone(texts, task):
   np.testing.assert_array_equal(first, second)
 
 
-def test_demonstrations_have_the_shares_that_were_asked_for(task):
+def test_demonstrations_have_the_shares_that_were_asked_for(task, processor):
   rows, ids = task.demonstrations(np.random.default_rng(1), 4000)
   assert rows.shape == (4000, P + R)
   found = collections.Counter()
   for row, language in zip(rows.tolist(), ids.tolist()):
     wanted, said = row[1 : P - 1], row[P : row.index(special.EOS_ID)]
     line = next(
-      x for x in list(LINES.values())[language] if _text(task, wanted) in x
+      x for x in list(LINES.values())[language] if _text(processor, wanted) in x
     )
     if said == wanted:
       found["right"] += 1
     elif said == wanted[: len(said)]:
       found["truncated"] += 1
-    elif _text(task, said).strip() in line:
+    elif _text(processor, said).strip() in line:
       found["continued"] += 1
     else:
-      script, _ = scripts.main_script(_text(task, said))
+      script, _ = scripts.main_script(_text(processor, said))
       found["wrong_language", language == 0, script == "Latn"] += 1
   # 3 standard errors of a share of 4,000 are 0.024
   share = {kind: number / 4000 for kind, number in found.items()}
@@ -302,7 +316,6 @@ def test_the_second_identifier_knows_the_languages_of_longer_stretches():
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"shares": {**SHARES, "right": 0.5}}, "sum to 1"),
     ({"languages": (*CODES, "vie_Latn")}, "no text in vie_Latn"),
     ({"vocab_size": 5000}, "set VOCAB_SIZE to"),
     ({"vocab_size": 300}, "raise vocab_size"),
@@ -313,21 +326,26 @@ def test_the_second_identifier_knows_the_languages_of_longer_stretches():
     ),
   ],
 )
-def test_impossible_tasks_are_refused(texts, changes, message):
+def test_impossible_texts_are_refused(texts, changes, message):
   with pytest.raises(ValueError, match=message):
-    _make(texts, **changes)
+    _read(texts, **changes)
 
 
 def test_missing_and_unaligned_files_are_refused(texts, tmp_path):
   with pytest.raises(FileNotFoundError):
-    _make(texts, documents="names.txt")
+    _read(texts, documents="names.txt")
   with pytest.raises(FileNotFoundError, match="it needs"):
-    _make(tmp_path)
+    _read(tmp_path)
   for label, lines in LINES.items():
     _write(tmp_path / f"text.{label}.txt.gz", lines)
   (tmp_path / "documents.txt").write_text("a\nb\n")
   with pytest.raises(ValueError, match="2 lines, the texts have 5"):
-    _make(tmp_path)
+    _read(tmp_path)
   _write(tmp_path / "text.kor.txt.gz", LINES["kor"][:-1])
   with pytest.raises(ValueError, match="4 lines, English 5"):
-    _make(tmp_path)
+    _read(tmp_path)
+
+
+def test_shares_must_sum_to_one_before_anything_is_read(tmp_path):
+  with pytest.raises(ValueError, match="sum to 1"):
+    _make(tmp_path, shares={**SHARES, "right": 0.5})
