@@ -108,7 +108,7 @@ def mean_rows(
     {**told, "cells": "off-diagonal", **_rate(others, *settings.values())},
     {
       **told,
-      "cells": "off-diagonal - diagonal",
+      "cells": "off-diagonal − diagonal",
       "win_rate": difference.pop("difference"),
       **difference,
     },
