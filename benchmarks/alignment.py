@@ -223,7 +223,7 @@ def _ours(options, *, is_shared: bool) -> list[float]:
         rows, ids, prompt_length=options.prompt_length
       ),
       place=place,
-      logprob_pair=rollout_batches.make_logprob_pair(
+      logprobs=rollout_batches.make_rollout_logprobs(
         model.apply, model.apply, backend=backend
       ),
       reference=reference,

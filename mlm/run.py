@@ -287,6 +287,11 @@ def main(arguments: Sequence[str]) -> int:
     return 2
   try:
     function(**kwargs)
+  except TimeoutError as error:
+    # What hangs, such as storage, has threads that would keep the process.
+    traceback.print_exc()
+    print(f"mlm.run: error: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
   except (ValueError, OSError) as error:
     # Library code reports bad input with these; the full trace is for us.
     trace = output / (f"error_{process}.txt" if process else "error.txt")

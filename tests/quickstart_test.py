@@ -155,7 +155,7 @@ def test_a_second_run_repeats_nothing(chain):
 def test_the_report_is_one_file_with_every_language(chain):
   run, *_ = chain
   page = (run / "report" / "report.html").read_text(encoding="utf-8")
-  assert page.count("<svg") == 6
+  assert page.count("<svg") == 9
   assert not re.search(r"(?:src|href)=[\"']?https?:", page)
   tables = _Tables(page).tables
   counts = json.loads((run / "corpus" / "counts.json").read_text())

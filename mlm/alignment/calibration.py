@@ -17,6 +17,8 @@ import numpy as np
 from mlm.languages import registry
 from mlm.tokenizers import special
 
+GATE_FILE = "gate.json"  # what was known of a reward when a policy began
+
 
 def wilson_interval(
   right: int, total: int, *, confidence: float

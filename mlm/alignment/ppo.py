@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mlm.alignment import rollout_batches
 from mlm.data import schedule
 from mlm.sharding import mesh as mesh_lib
 from mlm.training import losses
@@ -212,14 +213,9 @@ def ppo_loss(
     value_loss = 0.5 * (errors * weights).sum() / num_tokens
     loss = policy_loss + settings.value_coefficient * value_loss
     length = batch["length"]
-    names = [name for name in batch if name.startswith("reward_")]
     metrics = losses.row_metrics(
       {
-        **{
-          name: (batch[name], 1)
-          for name in ("reward", "kl", "length", "ended", "logprob_gap", *names)
-        },
-        "kl_per_token": (batch["kl"], length),
+        **rollout_batches.row_values(batch),
         "log_ratio_per_token": (jnp.abs(log_ratio).sum(axis=1), length),
         "clipped": (clipped.sum(axis=1), length),
         "value_error": ((errors * weights).sum(axis=1), length),

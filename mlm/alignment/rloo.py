@@ -24,7 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from mlm.alignment import estimators
+from mlm.alignment import estimators, rollout_batches
 from mlm.training import losses
 from mlm.training import metrics as metrics_lib
 
@@ -47,7 +47,7 @@ def rloo_loss(
   Returns:
     loss_fn(params, frozen, batch, key) -> (loss, metrics). The batch is a
     prompt–response batch with sampled_logprobs and reference_logprobs, float32
-    [N, R], advantages, reward, kl, length, ended, logprob_gap and
+    [N, R], advantages, reward, kl, entropy, length, ended, logprob_gap and
     is_equal_group, float32 [N], language_ids int32 [N], and reward_<part> float32 [N] a part.
   """
 
@@ -63,17 +63,10 @@ def rloo_loss(
       advantages=batch["advantages"],
       weights=weights,
     )
-    length = batch["length"]
     log_ratios = jnp.abs((logprobs - batch["sampled_logprobs"]) * weights)
-    names = [name for name in batch if name.startswith("reward_")]
     values = {
-      **{
-        name: (batch[name], 1)
-        for name in ("reward", "kl", "length", "ended", "logprob_gap", *names)
-      },
-      "kl_per_token": (batch["kl"], length),
-      "equal_groups": (batch["is_equal_group"], 1),
-      "log_ratio_per_token": (log_ratios.sum(axis=1), length),
+      **rollout_batches.row_values(batch),
+      "log_ratio_per_token": (log_ratios.sum(axis=1), batch["length"]),
     }
     if estimator.clip is not None:
       values["clipped"] = (clipped.sum(axis=1), counted.sum(axis=1))

@@ -44,6 +44,54 @@ def make_logprob_pair(
   return logprob_pair
 
 
+def make_rollout_logprobs(
+  apply: Callable, reference_apply: Callable, *, backend: str
+) -> Callable:
+  """`make_logprob_pair`, and the policy's entropy before each token.
+
+  Args:
+    apply: of the policy's params.
+    reference_apply: of the reference's.
+    backend: of the linear cross-entropy kernel.
+
+  Returns:
+    Jitted (params, reference, batch) -> three float32 [N, R]; the entropy is of
+    the whole distribution, in nats, not of the token that was drawn.
+  """
+
+  @mesh_lib.jit
+  def logprobs(params, reference, batch):
+    of_policy, entropy = losses.token_logprobs_and_entropy(
+      apply, params, batch, backend=backend
+    )
+    of_reference = losses.token_logprobs(
+      reference_apply, reference, batch, backend=backend
+    )
+    weights = batch["decoder_loss_weights"]
+    return tuple(x * weights for x in (of_policy, of_reference, entropy))
+
+  return logprobs
+
+
+def row_values(batch: dict) -> dict[str, tuple]:
+  """What RLOO and PPO tell of a batch's responses, for `losses.row_metrics`.
+
+  Args:
+    batch: of `make_rollout`.
+  """
+  length = batch["length"]
+  names = [name for name in batch if name.startswith("reward_")]
+  return {
+    **{
+      name: (batch[name], 1)
+      for name in ("reward", "kl", "length", "ended", "logprob_gap", *names)
+    },
+    "kl_per_token": (batch["kl"], length),
+    "entropy_per_token": (batch["entropy"], length),
+    "equal_groups": (batch["is_equal_group"], 1),
+  }
+
+
 def logprob_gap(
   sampled: np.ndarray,
   generated: np.ndarray,
@@ -69,7 +117,7 @@ def make_rollout(
   sample: Callable,
   to_batch: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
   place: Callable[[Any], Any],
-  logprob_pair: Callable,
+  logprobs: Callable,
   reference: Any,
   score: Callable[[Any, np.ndarray, np.ndarray], dict[str, np.ndarray]],
   reward_of_parts: Callable[[dict[str, np.ndarray]], np.ndarray],
@@ -85,7 +133,7 @@ def make_rollout(
     sample: of `mlm.decoding.rollouts.make_sampler`.
     to_batch: (rows int32 [N, P + R], language ids int32 [N]) -> batch.
     place: puts a dict of host arrays on the mesh, first axis split.
-    logprob_pair: of `make_logprob_pair`.
+    logprobs: of `make_rollout_logprobs`.
     reference: reference params, frozen.
     score: (rows, responses int32 [N, R], language ids [N]) -> parts [N] each.
     reward_of_parts: parts -> reward [N].
@@ -96,8 +144,9 @@ def make_rollout(
   Returns:
     rollout(policy params, step) -> (batch, (B, K)). The batch is a
     prompt–response batch with sampled_logprobs and reference_logprobs [N, R],
-    reward, reward_<part>, kl (summed over the response), length, ended,
-    logprob_gap and is_equal_group [N], all float32, and language_ids int32 [N].
+    reward, reward_<part>, kl and entropy (summed over the response), length,
+    ended, logprob_gap and is_equal_group [N], all float32, and language_ids
+    int32 [N].
     It raises FloatingPointError where decoding and the training forward
     disagree by more than max_logprob_gap.
   """
@@ -118,8 +167,8 @@ def make_rollout(
       [np.repeat(drawn["prompts"], num_samples, axis=0), responses], axis=1
     )
     batch = to_batch(rows, language_ids)
-    sampled, frozen = map(
-      np.asarray, logprob_pair(policy, reference, place(batch))
+    sampled, frozen, entropy = map(
+      np.asarray, logprobs(policy, reference, place(batch))
     )
     gap = logprob_gap(
       sampled,
@@ -144,6 +193,7 @@ def make_rollout(
       "reference_logprobs": frozen,
       "reward": reward,
       "kl": (sampled - frozen).sum(axis=1),
+      "entropy": entropy.sum(axis=1),
       "length": batch["decoder_loss_weights"].sum(axis=1),
       "ended": (responses == eos_id).any(axis=1),
       "logprob_gap": gap,

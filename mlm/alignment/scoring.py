@@ -1,4 +1,4 @@
-"""Scoring sampled rows: the verifiable parts and the learned reward."""
+"""Scoring sampled rows: the verifiable parts and a learned reward."""
 
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +45,10 @@ def verifiable_scores(
   }
 
 
+# What a learned part may be: the score of a reward model, or the log ratio of a
+# DPO policy.
+LEARNED = ("reward_model", "implicit")
+
 # Token rows int32 [N, P + R] on the host -> raw scores float32 [N].
 RawScore = Callable[[np.ndarray], np.ndarray]
 
@@ -80,8 +84,9 @@ def implicit(
   policy: Any,
   reference: Any,
   beta: float,
+  per_token: bool,
   place: Callable,
-  prompt_length: int,
+  response_length: int,
 ) -> RawScore:
   """The reward that a DPO policy implies: beta * log(pi / pi_ref).
 
@@ -93,8 +98,9 @@ def implicit(
     policy: params after DPO.
     reference: params that DPO began with.
     beta: of DPO's objective.
+    per_token: whether its log ratios are means over tokens.
     place: puts a dict of host arrays on the mesh.
-    prompt_length: P.
+    response_length: R.
 
   Source: Rafailov et al. 2023, equation 5, less a term of the prompt alone;
   used across languages by Yang et al. 2024 (arXiv 2410.08964).
@@ -102,17 +108,24 @@ def implicit(
 
   def score(rows):
     batch = prompts.response_batch(
-      rows, np.zeros(len(rows), np.int32), prompt_length=prompt_length
+      rows,
+      np.zeros(len(rows), np.int32),
+      prompt_length=rows.shape[1] - response_length,
     )
     pair = logprob_pair(policy, reference, place(batch))
-    chosen, base = (np.asarray(x, np.float32).sum(axis=1) for x in pair)
-    return beta * (chosen - base)
+    trained, base = (np.asarray(x, np.float32).sum(axis=1) for x in pair)
+    log_ratio = trained - base
+    if per_token:
+      num_tokens = batch["decoder_loss_weights"].sum(axis=1)
+      log_ratio /= np.maximum(num_tokens, 1)
+    return beta * log_ratio
 
   return score
 
 
 def make_score(
   *,
+  part: str,
   raw_score: RawScore,
   mean: np.ndarray,
   std: np.ndarray,
@@ -122,7 +135,8 @@ def make_score(
   """Builds (rows, responses, language_ids) -> named reward parts, [N] each.
 
   Args:
-    raw_score: of a reward model or an implicit reward.
+    part: name of the learned one, of `LEARNED`.
+    raw_score: of it.
     mean: of raw scores on samples of the reference policy, float [languages]
       by `registry.index`; see `calibration.standardization`.
     std: their standard deviation.
@@ -136,7 +150,7 @@ def make_score(
       **verifiable_scores(
         responses, language_ids, processor=processor, identify=identify
       ),
-      "reward_model": (raw - mean[language_ids]) / std[language_ids],
+      part: (raw - mean[language_ids]) / std[language_ids],
     }
 
   return score

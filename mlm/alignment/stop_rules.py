@@ -3,11 +3,14 @@
 A learned reward can be raised in ways that nobody wants. What can be checked
 without it (the right language, an end, no repetition) then falls. The rule
 compares the last window of steps with the first, by language: an average hides
-the one language that pays.
+the one language that pays. Beside the whole last window it looks at its half,
+its quarter and so on, by which a sudden fall is seen at once; most of the error
+that may be made is kept for the whole window, which sees slow ones.
 
 Each step is one line {"step", "by_language": {code: {"prompts", "verified",
 "verified_squares", "proxy"}}} of sums over prompts, a prompt counting as the
-mean of its samples.
+mean of its samples; at the end of a window, and where a policy is stopped,
+"look" has what was seen.
 """
 
 import collections
@@ -16,7 +19,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +28,9 @@ from mlm.training import metrics as metrics_lib
 TOGETHER = "together"  # all languages, beside each of them
 FILE = "watched.jsonl"
 _SUMS = ("prompts", "verified", "verified_squares", "proxy")
+# Of the error that may be made, for the whole window; of the rest, for its
+# half; and so on. Falls of 80 steps are then seen as soon as with all of it.
+_SHARE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +38,13 @@ class Rule:
   """When to stop.
 
   Attributes:
-    window: steps of a window; there is a look at the end of each but the first.
+    window: steps of the first window, and of the longest that is compared with
+      it; one of n steps is looked at every n steps.
     max_fall: fall of the mean verifiable reward that is tolerated, >= 0.
     confidence: that a run whose verifiable reward falls by no more than that is
       never stopped, over all its looks and languages (Bonferroni).
-    min_prompts: of a language in a window; with fewer it is not judged.
+    min_prompts: of a language in a window; with fewer it is not judged. The
+      test is normal: 20 or more.
   """
 
   window: int
@@ -97,18 +105,19 @@ def line(
   return {"step": step, "by_language": dict(sums)}
 
 
-def check(
+def look(
   lines: Sequence[Mapping],
   *,
   rule: Rule,
   num_steps: int,
   num_languages: int,
-) -> dict[str, str]:
-  """Languages in which the policy is to be stopped now, and why.
+) -> dict[str, dict]:
+  """What is seen of each language now.
 
-  A language is named if its verifiable reward in the last window lies below
-  that in the first by more than max_fall with confidence, one-sided and normal,
-  and its learned reward above.
+  A language stops the policy if its verifiable reward in the last window, whole
+  or halved some times, lies below that in the first by more than max_fall with
+  confidence, one-sided and normal, and its learned reward above. A window's
+  variance counts as no less than the first's: of few prompts it can be 0.
 
   Args:
     lines: of `line`, for the steps 0 to now.
@@ -117,39 +126,82 @@ def check(
     num_languages: that the run may meet.
 
   Returns:
-    {code or "together": what was seen}; empty between looks.
+    {code or "together": {"verified", "proxy": [mean of the first window, of the
+    last], "error": standard error of the fall of the first, "limit": fall from
+    which on the policy is stopped, "steps": of the last window, "stops": whether
+    it is}}, of the longest window that stops it, else that is looked at now.
   """
-  if len(lines) % rule.window or len(lines) < 2 * rule.window:
-    return {}
-  first = _window(lines[: rule.window])
-  last = _window(lines[-rule.window :])
-  num_tests = max(num_steps // rule.window - 1, 1) * (num_languages + 1)
-  z = statistics.NormalDist().inv_cdf(1 - (1 - rule.confidence) / num_tests)
-  told = {}
-  for code, before in first.items():
-    now = last.get(code)
-    if now is None or min(before[0], now[0]) < rule.min_prompts:
+  seen: dict[str, dict] = {}
+  first = None
+  for steps, error in _errors(rule):
+    if len(lines) % steps or len(lines) < rule.window + steps:
       continue
-    fall, error = before[1] - now[1], math.hypot(before[2], now[2])
-    if fall - rule.max_fall > z * error and now[3] > before[3]:
-      told[code] = (
-        f"verifiable reward {before[1]:.3f} -> {now[1]:.3f} (standard error of "
-        f"the fall {error:.3f}), learned reward {before[3]:.3f} -> {now[3]:.3f}"
-      )
-  return told
+    first = first or _window(lines[: rule.window])
+    num_tests = max((num_steps - rule.window) // steps, 1) * (num_languages + 1)
+    z = statistics.NormalDist().inv_cdf(1 - error / num_tests)
+    for code, now in _window(lines[-steps:]).items():
+      before = first.get(code)
+      if before is None or min(before.prompts, now.prompts) < rule.min_prompts:
+        continue
+      variance = before.variance / before.prompts
+      variance += max(before.variance, now.variance) / now.prompts
+      limit = rule.max_fall + z * math.sqrt(variance)
+      row = {
+        "verified": [before.verified, now.verified],
+        "proxy": [before.proxy, now.proxy],
+        "error": math.sqrt(variance),
+        "limit": limit,
+        "steps": steps,
+        "stops": before.verified - now.verified > limit
+        and now.proxy > before.proxy,
+      }
+      if code not in seen or row["stops"] > seen[code]["stops"]:
+        seen[code] = row
+  return seen
 
 
-def _window(lines) -> dict[str, tuple[float, float, float, float]]:
-  """Language -> prompts, mean verified, its standard error, mean proxy."""
+def _errors(rule: Rule) -> list[tuple[int, float]]:
+  """Steps of each window, the longest first, and the error it may make."""
+  left, found = 1 - rule.confidence, []
+  steps = rule.window
+  while steps > 1:
+    found.append((steps, _SHARE * left))
+    left *= 1 - _SHARE
+    steps //= 2
+  return [*found, (1, left)]
+
+
+def told(seen: Mapping[str, Mapping]) -> dict[str, str]:
+  """Languages that stop the policy, and why, of what `look` saw."""
+  return {
+    code: "verifiable reward {:.3f} -> {:.3f} (standard error of the fall "
+    "{:.3f}), learned reward {:.3f} -> {:.3f}, in the last {} steps".format(
+      *row["verified"], row["error"], *row["proxy"], row["steps"]
+    )
+    for code, row in seen.items()
+    if row["stops"]
+  }
+
+
+class _Mean(NamedTuple):
+  """Of a language in a window; the variance is that of a prompt."""
+
+  prompts: float
+  verified: float
+  variance: float
+  proxy: float
+
+
+def _window(lines: Sequence[Mapping]) -> dict[str, _Mean]:
   sums: dict = collections.defaultdict(lambda: np.zeros(len(_SUMS)))
   for of_step in lines:
     for code, row in of_step["by_language"].items():
       sums[code] += [row[name] for name in _SUMS]
   found = {}
-  for code, (n, total, squares, proxy) in sums.items():
-    mean = total / n
-    variance = max(squares / n - mean**2, 0) * n / max(n - 1, 1)
-    found[code] = (n, mean, math.sqrt(variance / n), proxy / n)
+  for code, of_code in sums.items():
+    n, total, squares, proxy = of_code.tolist()
+    variance = max(squares / n - (total / n) ** 2, 0) * n / max(n - 1, 1)
+    found[code] = _Mean(n, total / n, variance, proxy / n)
   return found
 
 
@@ -202,12 +254,15 @@ def watched(
         proxy=of_part(batch, proxy),
       )
     )
-    metrics_lib.append(path, lines[-1])
-    told = check(
+    seen = look(
       lines, rule=rule, num_steps=num_steps, num_languages=num_languages
     )
-    if told:
-      on_told(step, told, state)
+    why = told(seen)
+    if why or (seen and len(lines) % rule.window == 0):
+      lines[-1]["look"] = seen
+    metrics_lib.append(path, lines[-1])
+    if why:
+      on_told(step, why, state)
     return batch
 
   return source

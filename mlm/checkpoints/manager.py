@@ -10,15 +10,17 @@ the mesh nor the number of processes of a reader need be those of the writer.
 What TensorStore does not mend by itself (it repeats requests to object stores)
 is tried again, as often as `_RETRY_SECONDS` says. Several processes do not try
 again, since each would have to know of the others' failures: they end, and the
-run goes on from an earlier checkpoint when it is started again.
+run goes on from an earlier checkpoint when it is started again. Storage that
+neither writes nor fails within `_STORAGE_SECONDS` ends the run too.
 """
 
 import dataclasses
 import json
 import logging
 import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +31,7 @@ from mlm.checkpoints import params as params_lib
 
 _RETRY_SECONDS = (5, 30, 120)  # between attempts to save
 _PEER_SECONDS = 600  # how long a process waits for the others to have written
+_STORAGE_SECONDS = 3600  # for one checkpoint to be written
 
 
 def _open(
@@ -122,6 +125,7 @@ class Checkpointer:
     )
     self._manager = _open(directory, self._options)
     self._unwritten = None
+    self._is_hanging = False
     step = self.latest_step()
     if step is not None:
       found = _restore_metadata(self._manager, step)
@@ -150,6 +154,7 @@ class Checkpointer:
 
     Raises:
       Exception: of the storage, if it fails again and again.
+      TimeoutError: if it hangs.
     """
     self._unwritten = step, state
     try:
@@ -158,15 +163,37 @@ class Checkpointer:
       self._save_again(error)
 
   def _start(self, step: int, state: Any) -> None:
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(state.params),
-        rest=ocp.args.StandardSave(_without_params(state)),
-        metadata=ocp.args.JsonSave(self._metadata),
-      ),
-      force=True,
+    arguments = ocp.args.Composite(
+      params=ocp.args.StandardSave(state.params),
+      rest=ocp.args.StandardSave(_without_params(state)),
+      metadata=ocp.args.JsonSave(self._metadata),
     )
+    self._within_time(
+      lambda: self._manager.save(step, args=arguments, force=True)
+    )
+
+  def _within_time(self, function: Callable[[], Any]) -> None:
+    """Calls what may hang; then raises TimeoutError and leaves it to itself."""
+    raised = []
+
+    def call():
+      try:
+        function()
+      except Exception as error:
+        raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(_STORAGE_SECONDS)
+    self._is_hanging = thread.is_alive()
+    if self._is_hanging:
+      raise TimeoutError(
+        f"saving in {self._directory} has taken more than {_STORAGE_SECONDS} "
+        "seconds; see that the storage is there and writes, then start again: the "
+        "run goes on from its last complete checkpoint"
+      )
+    if raised:
+      raise raised[0]
 
   def _save_again(self, error: Exception) -> None:
     """Repeats the last save until it is written, or raises the last error."""
@@ -175,7 +202,7 @@ class Checkpointer:
       isinstance(x, jax.Array) and x.is_deleted()
       for x in jax.tree.leaves(state)
     )
-    if jax.process_count() > 1 or is_gone:
+    if jax.process_count() > 1 or is_gone or self._is_hanging:
       raise error
     for seconds in _RETRY_SECONDS:
       logging.warning(
@@ -192,10 +219,12 @@ class Checkpointer:
         if self.latest_step() == step:
           return
         self._start(step, state)
-        self._manager.wait_until_finished()
+        self._within_time(self._manager.wait_until_finished)
         return
       except Exception as again:
         error = again
+        if self._is_hanging:
+          break
     raise error
 
   def restore(self, abstract_state: Any) -> Any:
@@ -236,9 +265,12 @@ class Checkpointer:
     Raises:
       Exception: of the storage, if it fails again and again, or the state is
         donated, so that it cannot be saved again.
+      TimeoutError: if it hangs.
     """
+    if self._is_hanging:  # as has been raised
+      return
     try:
-      self._manager.wait_until_finished()
+      self._within_time(self._manager.wait_until_finished)
     except Exception as error:
       self._save_again(error)
     self._unwritten = None

@@ -172,14 +172,15 @@ def _excerpt(text: str) -> str:
   return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]} …"
 
 
-def _bcp47(code: str) -> str:
+def bcp47(code: str) -> str:
+  """The language tag of a code of the registry; "" of another."""
   return registry.get(code).bcp47 if code in registry.codes() else ""
 
 
 def _example(code: str, text: str, note: str) -> dict:
   return {
     "caption": f"{code}: {note}",
-    "tag": _bcp47(code),
+    "tag": bcp47(code),
     "text": _excerpt(text),
   }
 

@@ -262,28 +262,6 @@ def bits_per_byte(rows: Mapping[str, Mapping]) -> str:
   return svg(figure)
 
 
-def reward_and_kl(metrics: Sequence[Mapping]) -> str:
-  """Mean reward and KL to the reference over RLOO steps."""
-  figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 5), sharex=True)
-  steps = [m["step"] for m in metrics]
-  rewards = [m["reward"] for m in metrics]
-  window = min(5, len(rewards))
-  start, end = np.mean(rewards[:window]), np.mean(rewards[-window:])
-  top.plot(steps, rewards, color=BLUE)
-  top.set_ylabel("mean reward")
-  top.set_title(
-    f"Reward goes from {start:.2f} to {end:.2f} over the rollouts of training",
-    fontsize=10,
-    loc="left",
-  )
-  bottom.plot(steps, [m["kl"] for m in metrics], color=ORANGE)
-  bottom.set_ylabel("KL, nats a response")
-  bottom.set_xlabel("RLOO step")
-  for axes in (top, bottom):
-    axes.grid(alpha=0.3)
-  return svg(figure)
-
-
 def premiums(
   of_tokenizer: Mapping[str, Mapping[str, float]], labels: Sequence[str]
 ) -> str:

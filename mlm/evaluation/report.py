@@ -5,6 +5,7 @@ import os
 
 from mlm.data import sampling
 from mlm.evaluation import (
+  alignment_report,
   comparison_report,
   corpus_report,
   figures,
@@ -218,11 +219,7 @@ def write_report(*, run: str, truth: str, path: str) -> None:
       "figure": figures.loss_curves(curves["pretrain"], largest),
     },
     _bits_section(bits),
-    {
-      "title": "RLOO: reward and KL",
-      "text": "On the training prompts of each step.",
-      "figure": figures.reward_and_kl(curves["rloo"]),
-    },
+    *alignment_report.sections(os.path.join(run, "rloo"), curves["rloo"]),
     _generation_section(generation),
     _win_section(win),
     _groups_section(counts, plan, results),

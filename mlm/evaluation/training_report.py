@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlm.evaluation import corpus_report, figures
+from mlm.evaluation import alignment_report, corpus_report, figures
 from mlm.languages import groups
 from mlm.training import ledger, loop, metrics
 
@@ -45,12 +45,15 @@ def _planned_epochs(output: str) -> dict[str, float]:
   return {row["language"]: row["expected_epochs"] for row in rows}
 
 
-def _headline(lines: Sequence[Mapping], found: Mapping) -> list[tuple]:
+def _headline(
+  output: str, lines: Sequence[Mapping], found: Mapping
+) -> list[tuple]:
   last = lines[-1]
-  shown = [
-    ("steps made", f"{last['step'] + 1:,}"),
-    ("loss, nats a token", f"{last['loss']:.3f}"),
-  ]
+  shown = [("steps made", f"{last['step'] + 1:,}")]
+  if alignment_report.is_alignment(last):
+    shown += alignment_report.headline(output, lines)
+  else:
+    shown.append(("loss, nats a token", f"{last['loss']:.3f}"))
   if "tokens_per_second" in last:
     shown.append(("tokens a second", f"{last['tokens_per_second']:,.0f}"))
     flops = last["model_flops_per_second"]
@@ -118,6 +121,9 @@ def write_report(
         "open": True,
       }
     )
+  is_alignment = alignment_report.is_alignment(lines[-1])
+  if is_alignment:
+    sections += alignment_report.sections(output, lines)
   sections.append(
     {
       "title": "Gradient and learning rate",
@@ -128,7 +134,8 @@ def write_report(
   sections.append(
     {
       "title": "Time of a step",
-      "text": "What the host waits for; the device computes meanwhile.",
+      "text": "What the host waits for; the device computes meanwhile."
+      + (" Rollouts count as data." if is_alignment else ""),
       "figure": figures.step_time(lines),
     }
   )
@@ -141,10 +148,12 @@ def write_report(
         "figure": figures.goodput(found),
       }
     )
+  if is_alignment:
+    sections += alignment_report.samples_sections(output)
   corpus_report.render(
     path,
     title=f"Training: {os.path.basename(os.path.normpath(output))}",
-    headline=_headline(lines, found),
+    headline=_headline(output, lines, found),
     sections=sections,
     refresh_seconds=refresh_seconds,
   )

@@ -8,7 +8,7 @@ import jax
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.alignment import ppo, reward_model
 from mlm.checkpoints import manager
-from mlm.jobs import models, rollout_jobs, training_run
+from mlm.jobs import models, reward_sources, rollout_jobs, training_run
 from mlm.languages import registry
 from mlm.training import step
 from mlm.training.optimizers import MakeOptimizer
@@ -45,13 +45,16 @@ def align_ppo(
       "PPO trains policy and critic whole; set ADAPTERS to None, or use "
       "align_rloo"
     )
-  setup = rollout_jobs.open_rollouts(rollouts)
-  critic = rollout_jobs.open_reward_model(
-    rollouts.reward_model_dir,
-    model=setup.model,
-    config=setup.config,
-    mesh=setup.mesh,
-    tokenizer=rollouts.tokenizer,
+  if "reward_model" not in rollouts.reward_weights:
+    raise ValueError(
+      "PPO's critic starts as the reward model, and an implicit reward has "
+      "none; use align_rloo"
+    )
+  setup = rollout_jobs.open_rollouts(
+    rollouts, steps_per_rollout=settings.updates_per_rollout, output=output
+  )
+  critic = reward_sources.open_reward_model(
+    rollouts.reward_model_dir, mesh=setup.mesh, tokenizer=rollouts.tokenizer
   )
   axes = setup.part.logical_axes
   state = training_run.run(

@@ -44,7 +44,9 @@ def align_rloo(
     log_period: steps a line of metrics.
   """
   rollout_jobs.check_periods(checkpoint_period, updates_per_rollout)
-  setup = rollout_jobs.open_rollouts(rollouts)
+  setup = rollout_jobs.open_rollouts(
+    rollouts, steps_per_rollout=1, output=output
+  )
   part = setup.part
   source = rloo.make_batch_source(
     setup.rollout,
@@ -58,7 +60,7 @@ def align_rloo(
       source,
       rule=stop_rule,
       verified=rewards.PARTS,
-      proxy="reward_model",
+      proxy=setup.learned,
       codes=registry.codes(),
       num_steps=num_steps,
       num_languages=len(setup.languages),

@@ -17,7 +17,7 @@ from mlm.data import prompts
 from mlm.decoding import rollouts
 from mlm.evaluation import bits_per_byte, judge, tables, win_rate
 from mlm.instructions import records as records_lib
-from mlm.jobs import models, rollout_jobs
+from mlm.jobs import models, reward_sources
 from mlm.languages import registry
 from mlm.sharding import mesh as mesh_lib
 from mlm.text import documents
@@ -126,12 +126,15 @@ def evaluate(
     eos_id=special.EOS_ID,
     pad_id=special.PAD_ID,
   )
-  score = rollout_jobs.open_score(
+  score = reward_sources.make_score(
+    reward_sources.open_reward(
+      reward_model_dir,
+      dpo_reference="",
+      mesh=mesh,
+      tokenizer=tokenizer,
+      response_length=response_length,
+    ),
     reward_model_dir,
-    model=model,
-    config=config,
-    mesh=mesh,
-    tokenizer=tokenizer,
     processor=processor,
     languages=sorted({r["language"] for r in rows}),
     standardize_by_language=standardize_by_language,

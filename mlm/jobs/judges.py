@@ -11,7 +11,7 @@ from mlm.alignment import generation, preferences
 from mlm.checkpoints import manager
 from mlm.evaluation import chat_judge, people
 from mlm.evaluation import judge as judge_lib
-from mlm.jobs import models, reward_sources, rollout_jobs
+from mlm.jobs import models, reward_sources
 from mlm.sharding import rules
 from mlm.tokenizers import load
 
@@ -82,7 +82,7 @@ def check_held_out(
       seed, or by one that its checkpoint does not name; or one of the rewards
       is this one or of its seed.
   """
-  own = rollout_jobs.reward_model_identity(directory)
+  own = reward_sources.reward_model_identity(directory)
   used = {}
   for policy in policies:
     found = manager.read_metadata(models.checkpoints_of(policy))
@@ -97,7 +97,9 @@ def check_held_out(
   for reward in rewards:
     found = manager.read_metadata(models.checkpoints_of(reward))
     if "objective" not in found:  # of align_dpo: no reward model
-      used[f"the reward {reward}"] = rollout_jobs.reward_model_identity(reward)
+      used[f"the reward {reward}"] = reward_sources.reward_model_identity(
+        reward
+      )
   for name, identity in used.items():
     same = [part for part in own if own[part] == identity[part]]
     if same:
@@ -133,13 +135,13 @@ def held_out_reward_model(
       directory, policies=setting.policies, rewards=setting.rewards
     )
     rules.check_batch(batch_size, setting.mesh)
-    raw_score = reward_sources.open_raw_score(
+    raw_score = reward_sources.open_reward(
       directory,
       dpo_reference="",
       mesh=setting.mesh,
       tokenizer=tokenizer,
-      prompt_length=prompt_length,
-    )
+      response_length=response_length,
+    ).raw_score
     processor = load.load(tokenizer)
 
     def score(answers):

@@ -1,8 +1,7 @@
-"""What the jobs that learn from rollouts share: the gate, rewards, rollouts."""
+"""What the jobs that learn from rollouts share: prompts, rewards, samples."""
 
 import dataclasses
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,57 +9,26 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from beam_pipelines import langid
 from kernels.linear_cross_entropy import api as linear_cross_entropy
 from mlm.alignment import (
   calibration,
   generation,
-  reward_model,
   rewards,
   rollout_batches,
+  samples,
   scoring,
 )
-from mlm.checkpoints import manager
 from mlm.data import prompts
 from mlm.decoding import rollouts
 from mlm.instructions import records as records_lib
-from mlm.jobs import models, train_reward_model
+from mlm.jobs import models, reward_sources
 from mlm.languages import registry
 from mlm.models import adapters as adapters_lib
 from mlm.models import decoder
 from mlm.sharding import mesh as mesh_lib
 from mlm.sharding import rules
 from mlm.tokenizers import load, special
-from mlm.training import state as train_state
 from mlm.training import step
-
-
-def read_calibration(directory: str) -> dict:
-  """What train_reward_model measured; see `calibration.summarize`."""
-  path = os.path.join(directory, train_reward_model.CALIBRATION_FILE)
-  if not os.path.exists(path):
-    raise FileNotFoundError(
-      f"no {path}; run train_reward_model to its end first"
-    )
-  with open(path, encoding="utf-8") as f:
-    return json.load(f)
-
-
-def reward_model_identity(directory: str) -> dict:
-  """{"fingerprint", "seed"} of a reward model, from its calibration.
-
-  Raises:
-    FileNotFoundError: if there is no calibration.
-    ValueError: if the calibration was written before it held them.
-  """
-  found = read_calibration(directory)
-  names = ("fingerprint", "seed")
-  if missing := [name for name in names if name not in found]:
-    raise ValueError(
-      f"the calibration in {directory} has no {' and no '.join(missing)}; run "
-      "train_reward_model again: it measures without training again"
-    )
-  return {name: found[name] for name in names}
 
 
 def check_periods(checkpoint_period: int, updates_per_rollout: int) -> None:
@@ -73,101 +41,6 @@ def check_periods(checkpoint_period: int, updates_per_rollout: int) -> None:
     )
 
 
-def check_above_chance(
-  directory: str, languages: Sequence[str], *, chance_gate: str
-) -> None:
-  """Stops or warns before a policy learns from a reward model at chance.
-
-  Args:
-    directory: output directory of train_reward_model.
-    languages: codes that the policy will be trained in.
-    chance_gate: "refuse" or "warn".
-
-  Raises:
-    ValueError: with "refuse", if the model's held-out accuracy is not above a
-      half with confidence in one of the languages; the message has the numbers.
-  """
-  if chance_gate not in ("refuse", "warn"):
-    raise ValueError(f"chance_gate {chance_gate!r} must be 'refuse' or 'warn'")
-  told = calibration.at_chance(read_calibration(directory), languages)
-  if not told:
-    return
-  lines = "\n".join(f"  {code}: {why}" for code, why in told.items())
-  message = (
-    f"the reward model in {directory} is not above chance in {len(told)} of "
-    f"{len(languages)} languages:\n{lines}\noptimizing it there is known to "
-    "make answers worse; train it on more pairs of these languages, leave them out, "
-    "or set CHANCE_GATE to 'warn'"
-  )
-  if chance_gate == "refuse":
-    raise ValueError(message)
-  logging.warning(message)
-
-
-def open_reward_model(directory: str, *, model, config, mesh, tokenizer: str):
-  """Params of a trained reward model.
-
-  Args:
-    directory: output directory of train_reward_model.
-    model: decoder below the reward model.
-    config: its configuration.
-    mesh: of `mlm.sharding.mesh.make_mesh`.
-    tokenizer: tokenizer directory.
-  """
-  abstract = jax.eval_shape(
-    lambda key: reward_model.init(model.init(key), config.d_model),
-    jax.random.key(0),
-  )
-  axes = reward_model.logical_axes(model.logical_axes())
-  shardings = rules.named_shardings(mesh, axes, abstract)
-  return manager.restore_params(
-    models.checkpoints_of(directory),
-    train_state.with_shardings(abstract, shardings),
-    metadata={"tokenizer_sha256": load.read_card(tokenizer)["model_sha256"]},
-  )
-
-
-def open_score(
-  directory: str,
-  *,
-  model,
-  config,
-  mesh,
-  tokenizer: str,
-  processor,
-  languages: Sequence[str],
-  standardize_by_language: bool,
-):
-  """The scoring function of a trained reward model; see `scoring.make_score`.
-
-  Args:
-    directory: output directory of train_reward_model.
-    model: decoder below the reward model.
-    config: its configuration.
-    mesh: of `mlm.sharding.mesh.make_mesh`.
-    tokenizer: tokenizer directory.
-    processor: SentencePiece processor of it.
-    languages: codes of what will be scored.
-    standardize_by_language: see `calibration.standardization`.
-  """
-  mean, std = calibration.standardization(
-    read_calibration(directory), languages, by_language=standardize_by_language
-  )
-  return scoring.make_score(
-    raw_score=scoring.learned(
-      reward_scores=scoring.make_reward_scores(model.apply),
-      reward_params=open_reward_model(
-        directory, model=model, config=config, mesh=mesh, tokenizer=tokenizer
-      ),
-      place=step.make_place(mesh),
-    ),
-    mean=mean,
-    std=std,
-    processor=processor,
-    identify=langid.identify,
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class Settings:
   """Of the rollouts.
@@ -175,7 +48,10 @@ class Settings:
   Attributes:
     tokenizer: tokenizer directory of the initial model.
     initial: output directory of finetune; also the frozen reference.
-    reward_model_dir: output directory of train_reward_model.
+    reward_model_dir: output directory of train_reward_model; or of align_dpo,
+      whose log ratio to what it began with then is the reward.
+    dpo_reference: output directory that align_dpo began with; not read for a
+      reward model.
     records: output directory of make_instructions; train prompts are used.
     tasks: tasks whose prompts are used.
     mesh_shape: of `mlm.sharding.mesh.make_mesh`.
@@ -187,7 +63,8 @@ class Settings:
     sampling_temperature: training logits are not divided by it, so only 1.0 is
       on-policy and other values are refused.
     language_temperature: T of p ∝ n^(1/T) over prompts.
-    reward_weights: part -> weight, see `mlm.alignment.rewards`.
+    reward_weights: part -> weight, of all `rewards.PARTS` and the one of
+      `scoring.LEARNED` that reward_model_dir holds.
     standardize_by_language: whether the learned reward has mean 0 and deviation
       1 over the reference's samples in each language, or in all together.
     chance_gate: "refuse" or "warn" where the reward model's held-out accuracy
@@ -197,12 +74,15 @@ class Settings:
     reference_dtype: of that copy's params, "float32" or "bfloat16".
     max_logprob_gap: largest difference of a token's log-probability between
       decoding and the training forward, in nats; more stops the run.
+    samples_period: rollouts between two of which a prompt of each language is
+      kept with its responses, in samples.jsonl.
     seed: of prompts and samples.
   """
 
   tokenizer: str
   initial: str
   reward_model_dir: str
+  dpo_reference: str
   records: str
   tasks: Sequence[str]
   mesh_shape: Mapping[str, int]
@@ -218,6 +98,7 @@ class Settings:
   adapters: adapters_lib.AdapterConfig | None
   reference_dtype: str
   max_logprob_gap: float
+  samples_period: int
   seed: int
 
   def __post_init__(self):
@@ -226,10 +107,16 @@ class Settings:
         f"sampling_temperature {self.sampling_temperature}: log-probabilities are "
         "taken at temperature 1, so samples at another are off-policy; use 1.0"
       )
-    if set(self.reward_weights) != {*rewards.PARTS, "reward_model"}:
+    learned = set(self.reward_weights) - set(rewards.PARTS)
+    missing = set(rewards.PARTS) - set(self.reward_weights)
+    if missing or len(learned) != 1 or not learned <= set(scoring.LEARNED):
       raise ValueError(
-        f"reward_weights {sorted(self.reward_weights)} must name exactly "
-        f"{sorted([*rewards.PARTS, 'reward_model'])}"
+        f"reward_weights {sorted(self.reward_weights)} must name "
+        f"{', '.join(rewards.PARTS)} and one of {', '.join(scoring.LEARNED)}"
+      )
+    if self.samples_period < 1:
+      raise ValueError(
+        f"samples_period {self.samples_period} must be 1 or more"
       )
     if self.reference_dtype not in ("float32", "bfloat16"):
       raise ValueError(
@@ -247,6 +134,7 @@ class Setup(NamedTuple):
     part: what of the policy is trained.
     rollout: of `rollout_batches.make_rollout`, of the policy's joined params.
     languages: codes that the prompts are in.
+    learned: name of the learned part of the reward.
     metadata: entries for the checkpoint.
   """
 
@@ -256,11 +144,31 @@ class Setup(NamedTuple):
   part: models.Part
   rollout: Callable
   languages: Sequence[str]
+  learned: str
   metadata: dict
 
 
-def open_rollouts(settings: Settings) -> Setup:
+def _learned_part(settings: Settings) -> str:
+  """The learned part of the weights, if it is what the directory holds."""
+  part = reward_sources.part_of(settings.reward_model_dir)
+  if part not in settings.reward_weights:
+    raise ValueError(
+      f"{settings.reward_model_dir} gives the part {part!r} of a reward, but "
+      f"reward_weights name {sorted(settings.reward_weights)}; change "
+      "REWARD_MODEL or REWARD_WEIGHTS (gin/alignment/implicit_reward.gin)"
+    )
+  return part
+
+
+def open_rollouts(
+  settings: Settings, *, steps_per_rollout: int, output: str
+) -> Setup:
   """Opens the policy, its reference and its rewards.
+
+  Args:
+    settings: of the rollouts.
+    steps_per_rollout: see `mlm.alignment.samples.recorded`.
+    output: directory of the run, for gate.json and samples.jsonl.
 
   Raises:
     FileNotFoundError, ValueError: if an input is missing or does not fit, or
@@ -278,10 +186,20 @@ def open_rollouts(settings: Settings) -> Setup:
     if r["task"] in settings.tasks
   ]
   languages = sorted({r["language"] for r in chosen})
-  check_above_chance(
-    settings.reward_model_dir, languages, chance_gate=settings.chance_gate
+  learned = _learned_part(settings)
+  gate = reward_sources.check_above_chance(
+    reward_sources.measured(settings.reward_model_dir),
+    languages,
+    directory=settings.reward_model_dir,
+    chance_gate=settings.chance_gate,
   )
-  identity = reward_model_identity(settings.reward_model_dir)
+  reward = reward_sources.open_reward(
+    settings.reward_model_dir,
+    dpo_reference=settings.dpo_reference,
+    mesh=mesh,
+    tokenizer=settings.tokenizer,
+    response_length=settings.response_length,
+  )
   draw = prompts.record_drawer(
     chosen,
     batch_size=settings.prompts_per_step,
@@ -331,16 +249,13 @@ def open_rollouts(settings: Settings) -> Setup:
       rows, language_ids, prompt_length=rows.shape[1] - settings.response_length
     ),
     place=place,
-    logprob_pair=rollout_batches.make_logprob_pair(
+    logprobs=rollout_batches.make_rollout_logprobs(
       part.model.apply, model.apply, backend=backend
     ),
     reference=reference,
-    score=open_score(
+    score=reward_sources.make_score(
+      reward,
       settings.reward_model_dir,
-      model=model,
-      config=config,
-      mesh=mesh,
-      tokenizer=settings.tokenizer,
       processor=processor,
       languages=languages,
       standardize_by_language=settings.standardize_by_language,
@@ -352,12 +267,29 @@ def open_rollouts(settings: Settings) -> Setup:
     seed=settings.seed,
     eos_id=special.EOS_ID,
   )
+  rollout = samples.recorded(
+    rollout,
+    records=draw,
+    processor=processor,
+    period=settings.samples_period,
+    steps_per_rollout=steps_per_rollout,
+    output=output,
+  )
+  _write_gate(output, {"part": learned, **reward.identity, **gate})
   metadata = {
     **models.metadata_of(config, sha256),
     "reward_weights": settings.reward_weights,
-    "reward_model": identity,
+    "reward_model": reward.identity,
     "standardize_by_language": settings.standardize_by_language,
     "samples_per_prompt": settings.samples_per_prompt,
     "seed": settings.seed,
   }
-  return Setup(mesh, config, model, part, rollout, languages, metadata)
+  return Setup(mesh, config, model, part, rollout, languages, learned, metadata)
+
+
+def _write_gate(output: str, gate: dict) -> None:
+  path = os.path.join(output, calibration.GATE_FILE)
+  partial = f"{path}.partial"
+  with open(partial, "w", encoding="utf-8") as f:
+    json.dump(gate, f, indent=1)
+  os.replace(partial, path)

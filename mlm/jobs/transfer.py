@@ -140,13 +140,13 @@ def transfer(
     )
 
   def open_raw_score(directory):
-    return reward_sources.open_raw_score(
+    return reward_sources.open_reward(
       directory,
       dpo_reference=dpo_reference,
       mesh=mesh,
       tokenizer=tokenizer,
-      prompt_length=prompt_length,
-    )
+      response_length=response_length,
+    ).raw_score
 
   def scores(cell, raw_score):
     token_rows = generation.token_rows(

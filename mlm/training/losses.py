@@ -21,14 +21,18 @@ from mlm.sharding import rules
 _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
-def _statistics(outputs: dict, batch: dict, backend: str):
+def _statistics(
+  outputs: dict, batch: dict, backend: str, with_entropy: bool = False
+):
   """Float32 [B, C] statistics of the logits; the logits are never whole."""
   targets = batch["decoder_target_tokens"]
   hidden = last_columns(outputs["hidden"], targets)
   operands = (hidden, outputs["unembedding"], targets)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
-    return linear_cross_entropy.token_statistics(*operands, backend=backend)
+    return linear_cross_entropy.token_statistics(
+      *operands, backend=backend, with_entropy=with_entropy
+    )
   return linear_cross_entropy.sharded_token_statistics(
     *operands,
     backend=backend,
@@ -36,6 +40,7 @@ def _statistics(outputs: dict, batch: dict, backend: str):
     token_axes=rules.BATCH_AXES,
     length_axis=rules.SEQUENCE_AXIS,
     vocab_axis=rules.RULES["vocab"],
+    with_entropy=with_entropy,
   )
 
 
@@ -173,6 +178,17 @@ def token_logprobs(
   """Log-probability of each target token, float32 [B, C], in nats."""
   statistics = _statistics(apply(params, batch), batch, backend)
   return statistics.target_logit - statistics.logsumexp
+
+
+def token_logprobs_and_entropy(
+  apply: Callable, params: Any, batch: dict, *, backend: str
+) -> tuple[jax.Array, jax.Array]:
+  """`token_logprobs`, and the entropy of what they are of, in nats."""
+  statistics = _statistics(
+    apply(params, batch), batch, backend, with_entropy=True
+  )
+  logprobs = statistics.target_logit - statistics.logsumexp
+  return logprobs, statistics.entropy
 
 
 def sequence_logprobs(

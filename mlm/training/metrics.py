@@ -112,6 +112,10 @@ def drop_from(path: str | os.PathLike, step: int) -> None:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """All records of a metrics file, in order of step."""
+  """All records of a metrics file, in order of step.
+
+  A last line that is not whole is left out: the run is writing it, or was
+  killed then.
+  """
   with open(path, encoding="utf-8") as f:
-    return [json.loads(line) for line in f]
+    return [json.loads(line) for line in f if line.endswith("\n")]

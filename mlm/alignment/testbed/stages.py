@@ -313,7 +313,7 @@ def make_stages(
       pad_id=special.PAD_ID,
     )
 
-  logprob_pair = rollout_batches.make_logprob_pair(
+  rollout_logprobs = rollout_batches.make_rollout_logprobs(
     model.apply, model.apply, backend=backend
   )
 
@@ -339,7 +339,7 @@ def make_stages(
         rows, language_ids, prompt_length=task.prompt_length
       ),
       place=place,
-      logprob_pair=logprob_pair,
+      logprobs=rollout_logprobs,
       reference=reference,
       score=lambda rows, responses, language_ids: score(
         rows[:, : task.prompt_length], responses

@@ -39,23 +39,38 @@ def _batch(num_rows, seed):
   }
 
 
-def _token_logprobs(params, batch):
-  """float64 [B, C], 0 outside of the response."""
+def _logprobs(params, batch):
+  """float64 [B, C, V]."""
   num_targets = batch["decoder_target_tokens"].shape[1]
   hidden = np.asarray(params["embedding"], np.float64)[
     batch["decoder_input_tokens"][:, -num_targets:]
   ]
   logits = hidden @ np.asarray(params["unembedding"], np.float64)
-  logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def _token_logprobs(params, batch):
+  """float64 [B, C], 0 outside of the response."""
   of_targets = np.take_along_axis(
-    logprobs, batch["decoder_target_tokens"][..., None], -1
+    _logprobs(params, batch), batch["decoder_target_tokens"][..., None], -1
   )[..., 0]
   return of_targets * batch["decoder_loss_weights"]
 
 
+def _entropy(params, batch):
+  """float64 [B, C], in nats."""
+  logprobs = _logprobs(params, batch)
+  return -(np.exp(logprobs) * logprobs).sum(axis=-1)
+
+
 @pytest.fixture
 def toy():
-  """apply, params(seed), batch(rows, seed), token_logprobs(params, batch)."""
+  """apply, params(seed), batch(rows, seed); token_logprobs and entropy of
+  (params, batch)."""
   return types.SimpleNamespace(
-    apply=_apply, params=_params, batch=_batch, token_logprobs=_token_logprobs
+    apply=_apply,
+    params=_params,
+    batch=_batch,
+    token_logprobs=_token_logprobs,
+    entropy=_entropy,
   )

@@ -102,7 +102,7 @@ def _batch(toy, params, seed=1):
     "returns": values * weights + noise(),
     "values": values * weights + noise(),
   }
-  rows = ("reward", "kl", "ended", "logprob_gap")
+  rows = ("reward", "kl", "entropy", "ended", "logprob_gap", "is_equal_group")
   return {
     **batch,
     **{name: np.float32(of) for name, of in tokens.items()},

@@ -35,6 +35,7 @@ def _batch(toy, params, advantages):
     for name in [
       "reward",
       "kl",
+      "entropy",
       "length",
       "ended",
       "logprob_gap",
@@ -71,6 +72,7 @@ def test_loss_sums_over_the_response_and_averages_over_rows(toy):
     numerator, denominator = metrics[f"{name}_by_language"]
     np.testing.assert_allclose(denominator, [2, 1, 1])
     np.testing.assert_allclose(numerator, [2, 1, 1])
+  np.testing.assert_allclose(metrics["entropy_per_token"], [4, 4])
   assert "clipped" not in metrics
 
 
@@ -155,7 +157,7 @@ def _source(toy, path, **changes):
       rows, ids, prompt_length=4
     ),
     place=lambda batch: batch,
-    logprob_pair=rollout_batches.make_logprob_pair(
+    logprobs=rollout_batches.make_rollout_logprobs(
       toy.apply, toy.apply, backend="reference"
     ),
     reference=toy.params(7),
@@ -186,6 +188,8 @@ def test_a_batch_holds_what_the_paper_says(toy, tmp_path):
   )
   np.testing.assert_allclose(batch["sampled_logprobs"], sampled, atol=1e-5)
   np.testing.assert_allclose(batch["reference_logprobs"], reference, atol=1e-5)
+  entropy = (toy.entropy(toy.params(0), batch) * weights).sum(axis=1)
+  np.testing.assert_allclose(batch["entropy"], entropy, rtol=1e-5)
   kl = (sampled - reference).sum(axis=1)
   np.testing.assert_allclose(batch["kl"], kl, atol=1e-5)
   shaped = (batch["reward"] - 0.25 * kl).reshape(3, 2)

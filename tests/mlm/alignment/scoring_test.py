@@ -7,7 +7,7 @@ from mlm.alignment import reward_model, rollout_batches, scoring
 from mlm.data import prompts
 from mlm.tokenizers import special
 
-PROMPT_LENGTH = 3
+PROMPT_LENGTH, RESPONSE_LENGTH = 3, 4
 
 
 def _rows():
@@ -22,7 +22,7 @@ def _rows():
   )
 
 
-def _implicit(toy, beta):
+def _implicit(toy, beta, *, per_token=False, response_length=RESPONSE_LENGTH):
   return scoring.implicit(
     logprob_pair=rollout_batches.make_logprob_pair(
       toy.apply, toy.apply, backend="chunked"
@@ -30,8 +30,9 @@ def _implicit(toy, beta):
     policy=toy.params(1),
     reference=toy.params(2),
     beta=beta,
+    per_token=per_token,
     place=lambda batch: batch,
-    prompt_length=PROMPT_LENGTH,
+    response_length=response_length,
   )
 
 
@@ -43,17 +44,27 @@ def test_the_implicit_reward_is_beta_times_the_summed_log_ratio(toy):
   policy, reference = (
     toy.token_logprobs(toy.params(seed), batch).sum(axis=1) for seed in (1, 2)
   )
+  expected = 0.3 * (policy - reference)
   np.testing.assert_allclose(
-    _implicit(toy, 0.3)(rows), 0.3 * (policy - reference), rtol=1e-5, atol=1e-5
+    _implicit(toy, 0.3)(rows), expected, rtol=1e-5, atol=1e-5
   )
-  # The response's tokens alone count, its EOS among them: 3, 2 and 4.
-  assert batch["decoder_loss_weights"].sum(axis=1).tolist() == [3, 2, 4]
+  # The response's tokens alone count, its EOS among them.
+  np.testing.assert_allclose(
+    _implicit(toy, 0.3, per_token=True)(rows),
+    expected / [3, 2, 4],
+    rtol=1e-5,
+    atol=1e-5,
+  )
 
 
 def test_padding_and_other_rows_change_no_reward(toy):
   score, rows = _implicit(toy, 1.0), _rows()
   longer = np.pad(rows, ((0, 0), (0, 2)))
-  np.testing.assert_allclose(score(longer), score(rows), atol=1e-5)
+  np.testing.assert_allclose(
+    _implicit(toy, 1.0, response_length=RESPONSE_LENGTH + 2)(longer),
+    score(rows),
+    atol=1e-5,
+  )
   np.testing.assert_allclose(score(rows[::-1]), score(rows)[::-1], atol=1e-5)
 
 
@@ -78,6 +89,7 @@ def test_a_reward_model_has_the_same_interface(toy):
 
 def test_parts_hold_the_standardized_raw_score():
   score = scoring.make_score(
+    part="implicit",
     raw_score=lambda rows: np.array([1.0, 5.0], np.float32),
     mean=np.array([0.0, 3.0]),
     std=np.array([1.0, 2.0]),
@@ -89,7 +101,7 @@ def test_parts_hold_the_standardized_raw_score():
     np.full((2, 1), special.EOS_ID, np.int32),
     np.array([0, 1]),
   )
-  np.testing.assert_array_equal(parts["reward_model"], [1.0, 1.0])
+  np.testing.assert_array_equal(parts["implicit"], [1.0, 1.0])
 
 
 class _Processor:

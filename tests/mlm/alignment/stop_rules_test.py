@@ -1,6 +1,7 @@
 """When a policy that games its reward is stopped, and when one is not."""
 
 import dataclasses
+import statistics
 import types
 
 import numpy as np
@@ -33,7 +34,9 @@ def _lines(verified, proxy, *, seed, steps=40, per_language=8, samples=4):
 
 def _check(lines, **changes):
   rule = dataclasses.replace(RULE, **changes)
-  return stop_rules.check(lines, rule=rule, num_steps=40, num_languages=2)
+  return stop_rules.told(
+    stop_rules.look(lines, rule=rule, num_steps=40, num_languages=2)
+  )
 
 
 def _looks(lines):
@@ -73,7 +76,7 @@ def test_planted_hacking_in_one_language_is_caught_there():
     lambda step, code: 0.8 - fall[code] * step, lambda step: 0.1 * step, seed=0
   )
   looks = _looks(lines)
-  assert min(looks) < 40 and all(n % RULE.window == 0 for n in looks)
+  assert min(looks) < 40
   assert all("swh_Latn" in told for told in looks.values())
   assert not any("eng_Latn" in told for told in looks.values())
 
@@ -109,6 +112,51 @@ def test_healthy_runs_are_stopped_no_more_often_than_the_confidence_says():
   ]
   # 5 % promised; 200 runs at 5 % give more than 18 with probability 0.008.
   assert sum(stopped) <= 18
+
+
+@pytest.mark.parametrize("mean", [0.2, 0.5, 0.95])
+def test_nearly_binary_rewards_give_no_more_false_alarms(mean):
+  """Of few prompts their mean is far from normal, and their variance can be 0."""
+  stopped = 0
+  for seed in range(80):
+    rng = np.random.default_rng(seed)
+    means = np.where(np.arange(40) < RULE.window, mean, mean - 0.05)
+    verified = rng.beta(means * 0.5, (1 - means) * 0.5, (20, 2, 40)).T
+    lines = [
+      stop_rules.line(
+        step,
+        codes=np.repeat(CODES, 20),
+        verified=of_step.reshape(-1, 1),
+        proxy=np.full((40, 1), float(step)),
+      )
+      for step, of_step in enumerate(verified)
+    ]
+    stopped += bool(_looks(lines))
+  # 5 % promised; 80 runs at 5 % give more than 9 with probability 0.006.
+  assert stopped <= 9
+
+
+@pytest.mark.parametrize("first_bad", [23, 26, 29])
+def test_a_sudden_fall_is_seen_within_two_steps(first_bad):
+  lines = _lines(
+    lambda step, code: 0.8 - 0.5 * (step >= first_bad),
+    lambda step: 0.1 * step,
+    seed=0,
+    per_language=20,
+  )
+  assert first_bad < min(_looks(lines)) <= first_bad + 2
+
+
+def test_at_the_end_of_a_window_the_whole_window_is_told():
+  lines = _lines(lambda step, code: 0.8, lambda step: 0.1 * step, seed=0)
+  seen = stop_rules.look(lines, rule=RULE, num_steps=40, num_languages=2)
+  assert set(seen) == {*CODES, stop_rules.TOGETHER}
+  for row in seen.values():
+    assert row["steps"] == RULE.window and not row["stops"]
+  # Of 40 steps three whole windows are compared, of three languages.
+  z = statistics.NormalDist().inv_cdf(1 - 0.8 * 0.05 / 9)
+  of_english = seen["eng_Latn"]
+  assert of_english["limit"] == pytest.approx(0.05 + z * of_english["error"])
 
 
 def test_a_language_with_few_prompts_is_not_judged_alone():
@@ -192,7 +240,7 @@ def test_a_resumed_run_is_stopped_where_the_uninterrupted_is(tmp_path):
     for state in _states(start or 0):
       source(state)
     told.append(found)
-  assert told[0] == told[1] and told[0][0][0] == 7
+  assert told[0] == told[1] and told[0][0][0] == 5
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,11 @@ def test_rloo_is_that_of_trl(case):
     "reference_logprobs": reference,
     "advantages": np.float32(advantages.reshape(-1)),
     **dict.fromkeys(
-      ("reward", "kl", "length", "ended", "logprob_gap", "is_equal_group"), ones
+      (
+        *("reward", "kl", "entropy", "length", "ended", "logprob_gap"),
+        "is_equal_group",
+      ),
+      ones,
     ),
   }
   make_loss = functools.partial(

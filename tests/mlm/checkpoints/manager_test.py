@@ -201,6 +201,43 @@ def test_storage_that_fails_for_ever_ends_the_run_after_bounded_attempts(
   assert manager.latest_step(tmp_path) == 1
 
 
+@pytest.mark.parametrize("where", ["async_save", "finalize"])
+def test_a_job_whose_storage_hangs_ends_and_says_so(tmp_path, where):
+  """Although the writer's threads do not end."""
+  program = f"""
+import sys, time
+from mlm import run
+from mlm.checkpoints import manager
+from tests.mlm.checkpoints.manager_test import _state
+
+def job(output):
+  checkpointer = manager.Checkpointer(output, keep=2, metadata={{}})
+  checkpointer.save(1, _state(1))
+  checkpointer.wait()
+  hang = lambda *args, **kwargs: time.sleep(1000)
+  manager.ocp.StandardCheckpointHandler.{where} = hang
+  manager._STORAGE_SECONDS = 2
+  try:
+    checkpointer.save(2, _state(2))
+  finally:
+    checkpointer.wait()
+
+run.resolve = lambda *args: (job, {{"output": sys.argv[1]}}, "")
+sys.exit(run.main(["pretrain"]))
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", program, str(tmp_path)],
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+    cwd=ROOT,
+  )
+  assert done.returncode == 2, done.stderr
+  assert f"saving in {tmp_path} has taken more than 2 seconds" in done.stderr
+  assert manager.latest_step(tmp_path) == 1
+
+
 def test_a_lost_save_is_told_and_the_next_one_written(
   tmp_path, monkeypatch, caplog
 ):

@@ -11,7 +11,7 @@ import pytest
 from mlm.alignment import calibration, dpo
 from mlm.checkpoints import manager
 from mlm.instructions import records
-from mlm.jobs import align_dpo, models, rollout_jobs, train_reward_model
+from mlm.jobs import align_dpo, models, reward_sources
 from mlm.models import adapters as adapters_lib
 from mlm.training import optimizers, schedules
 
@@ -118,29 +118,31 @@ def test_dpo_starts_at_log_two_and_resumes_bit_for_bit(folder):
   assert metadata["objective"]["label_smoothing"] == 0.1
 
 
-def _planted(folder):
-  """A reward model that is right in all languages but Thai."""
+def _planted():
+  """Of a reward model that is right in all languages but Thai."""
   languages = np.repeat(list(WORDS), 50)
   rng = np.random.default_rng(0)
   better = np.where(languages == "tha_Thai", 0.0, 1.5)
-  found = calibration.summarize(
+  return calibration.summarize(
     languages=languages,
     chosen=better + rng.normal(size=len(languages)),
     rejected=rng.normal(size=len(languages)),
     shortcuts={},
     confidence=0.95,
   )
-  path = folder / train_reward_model.CALIBRATION_FILE
-  path.write_text(json.dumps(found))
-  return found["by_language"]["tha_Thai"]
 
 
-def test_the_gate_refuses_a_planted_language_at_chance(tmp_path):
-  row = _planted(tmp_path)
+def _gate(measured, languages, chance_gate):
+  return reward_sources.check_above_chance(
+    measured, languages, directory="rewards", chance_gate=chance_gate
+  )
+
+
+def test_the_gate_refuses_a_planted_language_at_chance():
+  measured = _planted()
+  row = measured["by_language"]["tha_Thai"]
   with pytest.raises(ValueError) as error:
-    rollout_jobs.check_above_chance(
-      str(tmp_path), list(WORDS), chance_gate="refuse"
-    )
+    _gate(measured, list(WORDS), "refuse")
   named = [code for code in WORDS if code in str(error.value)]
   assert named == ["tha_Thai"]
   assert f"accuracy {row['accuracy']:.2f} [{row['low']:.2f}, " in str(
@@ -148,20 +150,18 @@ def test_the_gate_refuses_a_planted_language_at_chance(tmp_path):
   )
 
 
-def test_the_gate_lets_other_languages_pass_and_warns_if_told_to(
-  tmp_path, caplog
-):
-  _planted(tmp_path)
+def test_the_gate_lets_other_languages_pass_and_warns_if_told_to(caplog):
+  measured = _planted()
   others = [code for code in WORDS if code != "tha_Thai"]
-  rollout_jobs.check_above_chance(str(tmp_path), others, chance_gate="refuse")
+  passed = _gate(measured, others, "refuse")
+  assert not passed["at_chance"] and list(passed["by_language"]) == others
   assert not caplog.records
   with caplog.at_level(logging.WARNING):
-    rollout_jobs.check_above_chance(
-      str(tmp_path), list(WORDS), chance_gate="warn"
-    )
+    found = _gate(measured, list(WORDS), "warn")
+  assert list(found["at_chance"]) == ["tha_Thai"]
   assert "tha_Thai: accuracy" in caplog.text
   with pytest.raises(ValueError, match="'refuse' or 'warn'"):
-    rollout_jobs.check_above_chance(str(tmp_path), others, chance_gate="off")
+    _gate(measured, others, "off")
 
 
 def test_dpo_of_adapters_keeps_them_alone_and_resumes(folder):

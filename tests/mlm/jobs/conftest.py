@@ -93,7 +93,7 @@ def aligned(tmp_path_factory):
   told = {
     "base": {},
     "dpo": {
-      "objective": {"beta": 0.5},
+      "objective": {"beta": 0.5, "per_token": False},
       "reference": reference_cache.fingerprint(policies["base"]),
     },
     "rloo": {

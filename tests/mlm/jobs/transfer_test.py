@@ -117,13 +117,13 @@ def test_a_reward_chooses_its_best_sample(transferred, aligned):
   """The scores kept are those of the reward, taken one response at a time."""
   output, _ = transferred
   mesh = mesh_lib.make_mesh(aligned.mesh)
-  score = reward_sources.open_raw_score(
+  score = reward_sources.open_reward(
     aligned.reward_models["rus_Cyrl"],
     dpo_reference="",
     mesh=mesh,
     tokenizer=aligned.tokenizer,
-    prompt_length=aligned.lengths["prompt_length"],
-  )
+    response_length=aligned.lengths["response_length"],
+  ).raw_score
   samples = np.load(output / "samples" / "eng_Latn.npz")["values"]
   kept = np.load(output / "scores" / "transfer.rus_Cyrl.eng_Latn.npz")["values"]
   rows = [
@@ -146,18 +146,16 @@ def test_a_reward_chooses_its_best_sample(transferred, aligned):
   assert len(verdicts) == 4 * (2 + 4 + 1 + 2 + 2)
 
 
-def test_the_implicit_reward_is_zero_for_the_reference_itself(
-  aligned, tmp_path
-):
+def test_an_implicit_reward_needs_the_reference_that_dpo_began_with(aligned):
   settings = {
     "mesh": mesh_lib.make_mesh(aligned.mesh),
     "tokenizer": aligned.tokenizer,
-    "prompt_length": aligned.lengths["prompt_length"],
+    "response_length": aligned.lengths["response_length"],
   }
   with pytest.raises(ValueError, match="give that as DPO_REFERENCE"):
-    reward_sources.open_raw_score(aligned.dpo, dpo_reference="", **settings)
+    reward_sources.open_reward(aligned.dpo, dpo_reference="", **settings)
   with pytest.raises(ValueError, match="another fingerprint"):
-    reward_sources.open_raw_score(
+    reward_sources.open_reward(
       aligned.dpo, dpo_reference=aligned.rloo, **settings
     )
 
@@ -171,7 +169,7 @@ def test_samples_and_scores_are_kept_and_other_settings_refused(
   def refuse(*_, **__):
     raise AssertionError("made again")
 
-  monkeypatch.setattr(reward_sources, "open_raw_score", refuse)
+  monkeypatch.setattr(reward_sources, "open_reward", refuse)
   monkeypatch.setattr(responses, "sample", refuse)
   runs = {"rloo": {"eng_Latn": {"rus_Cyrl": str(output.parent / "run")}}}
   assert _transfer(aligned, output, runs=runs) == results

@@ -50,30 +50,34 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "family, mesh_shape",
+  "family, mesh_shape, num_processes",
   [
-    ("decoder", {"data": 2, "fsdp": 2, "tensor": 2}),
-    ("decoder", {"sequence": 8}),
-    ("moe", {"expert": 4, "tensor": 2}),
-    ("encoder_decoder", {"fsdp": 4, "sequence": 2}),
+    ("decoder", {"data": 2, "fsdp": 2, "tensor": 2}, 2),
+    ("decoder", {"sequence": 8}, 2),
+    ("moe", {"expert": 4, "tensor": 2}, 2),
+    ("encoder_decoder", {"fsdp": 4, "sequence": 2}, 2),
+    ("decoder", {"data": 2, "fsdp": 2, "tensor": 2}, 4),
+    ("moe", {"fsdp": 2, "expert": 2, "sequence": 2}, 4),
   ],
   ids=str,
 )
-def test_two_processes_of_four_devices_train_as_one_of_eight(
-  tmp_path, family, mesh_shape
+def test_processes_train_eight_devices_as_one(
+  tmp_path, family, mesh_shape, num_processes
 ):
   """The first axis crosses processes. Sums in another order: 1e-5."""
   script = FOLDER / "train_on_mesh.py"
   sizes = json.dumps(mesh_shape)
   done = several_processes.run(
     lambda number: [script, family, sizes, tmp_path / str(number)],
-    num_processes=2,
-    num_devices=4,
+    num_processes=num_processes,
+    num_devices=8 // num_processes,
   )
   for status, text in done:
     assert status == 0, text
-  found = [json.loads((tmp_path / str(n)).read_text()) for n in range(2)]
-  assert found[0] == found[1]
+  found = [
+    json.loads((tmp_path / str(n)).read_text()) for n in range(num_processes)
+  ]
+  assert all(of == found[0] for of in found)
   job = several_processes.load(script)
   want = job.train(family, job.mesh_of(**mesh_shape))
   np.testing.assert_allclose(found[0], want, rtol=1e-5)
