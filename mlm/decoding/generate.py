@@ -38,6 +38,61 @@ class Generated(NamedTuple):
   ended: jax.Array
 
 
+def next_tokens(
+  keys: jax.Array,
+  logits: jax.Array,
+  t: int | jax.Array,
+  *,
+  sampling: sampling_lib.Sampling,
+  eos_id: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Draws a token a row.
+
+  Args:
+    keys: random keys [N], of the rows.
+    logits: float32 [N, V], by the model.
+    t: index of the token in its response, of all rows or [N].
+    sampling: how it is drawn.
+    eos_id: token that ends a response.
+
+  Returns:
+    (tokens int32 [N], their log-probabilities by the model float32 [N], and by
+    the distribution they were drawn from).
+  """
+  logprobs = sampling_lib.log_distribution(
+    logits, t, sampling=sampling, eos_id=eos_id
+  )
+  if sampling.temperature == 0:
+    tokens = jnp.argmax(logprobs, axis=-1).astype(jnp.int32)
+  else:
+    tokens = sampling_lib.draw(keys, logprobs, t)
+
+  def of_tokens(values):
+    return jnp.take_along_axis(values, tokens[:, None], axis=-1)[:, 0]
+
+  by_model = of_tokens(logits) - jax.nn.logsumexp(logits, axis=-1)
+  return tokens, by_model, of_tokens(logprobs)
+
+
+def empty(num_rows: int, response_length: int, *, pad_id: int) -> Generated:
+  """No tokens yet, in rows [num_rows, ...] instead of [B, K, ...]."""
+  shape = (num_rows, response_length)
+  return Generated(
+    tokens=jnp.full(shape, pad_id, jnp.int32),
+    model_logprobs=jnp.zeros(shape),
+    sampling_logprobs=jnp.zeros(shape),
+    lengths=jnp.zeros(num_rows, jnp.int32),
+    ended=jnp.zeros(num_rows, bool),
+  )
+
+
+def by_prompt(rows: Generated, samples_per_prompt: int) -> Generated:
+  """What `empty` has in rows, as [B, K, ...]."""
+  return jax.tree.map(
+    lambda x: x.reshape(-1, samples_per_prompt, *x.shape[1:]), rows
+  )
+
+
 def make_generator(
   model,
   *,
@@ -74,32 +129,20 @@ def make_generator(
 
   @mesh_lib.jit
   def jitted(params, prompts, keys):
-    shape = (len(keys), response_length)
-
     def append(state, logits, t):
       """The state with token t of every row that has not ended."""
-      logprobs = sampling_lib.log_distribution(
-        logits, t, sampling=sampling, eos_id=eos_id
+      tokens, by_model, by_sampling = next_tokens(
+        keys, logits, t, sampling=sampling, eos_id=eos_id
       )
-      if sampling.temperature == 0:
-        tokens = jnp.argmax(logprobs, axis=-1).astype(jnp.int32)
-      else:
-        tokens = sampling_lib.draw(keys, logprobs, t)
-
-      def of_tokens(values):
-        return jnp.take_along_axis(values, tokens[:, None], axis=-1)[:, 0]
 
       def put(column, values, padding):
         values = jnp.where(state.ended, padding, values)
         return column.at[:, t].set(values)
 
-      by_model = of_tokens(logits) - jax.nn.logsumexp(logits, axis=-1)
       return Generated(
         tokens=put(state.tokens, tokens, pad_id),
         model_logprobs=put(state.model_logprobs, by_model, 0.0),
-        sampling_logprobs=put(
-          state.sampling_logprobs, of_tokens(logprobs), 0.0
-        ),
+        sampling_logprobs=put(state.sampling_logprobs, by_sampling, 0.0),
         lengths=state.lengths + ~state.ended,
         ended=state.ended | (tokens == eos_id),
       )
@@ -123,20 +166,12 @@ def make_generator(
       length=response_length,
       pad_id=pad_id,
     )
-    state = Generated(
-      tokens=jnp.full(shape, pad_id, jnp.int32),
-      model_logprobs=jnp.zeros(shape),
-      sampling_logprobs=jnp.zeros(shape),
-      lengths=jnp.zeros(shape[0], jnp.int32),
-      ended=jnp.zeros(shape[0], bool),
-    )
+    state = empty(len(keys), response_length, pad_id=pad_id)
     state = append(state, jnp.repeat(logits, samples_per_prompt, axis=0), 0)
     state, _, _ = jax.lax.while_loop(
       is_unfinished, one_more, (state, cache, jnp.int32(1))
     )
-    return jax.tree.map(
-      lambda x: x.reshape(-1, samples_per_prompt, *x.shape[1:]), state
-    )
+    return by_prompt(state, samples_per_prompt)
 
   def generate(params, prompts, keys):
     prefill.check_prompts(model, prompts, pad_id)

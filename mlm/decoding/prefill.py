@@ -56,13 +56,11 @@ def _logits_of(outputs: dict) -> jax.Array:
   )
 
 
-def prefill(
+def read(
   model: decoder.Model | encdec.EncoderDecoder,
   params: Any,
   prompts: jax.Array,
   *,
-  rows_per_prompt: int,
-  length: int,
   pad_id: int,
 ) -> tuple[jax.Array, dict, jax.Array]:
   """Reads the prompts.
@@ -71,13 +69,11 @@ def prefill(
     model: of `mlm.models.decoder` or `mlm.models.encdec`.
     params: of the model.
     prompts: int32 [B, P], a decoder's left-padded.
-    rows_per_prompt: k.
-    length: tokens that each row will extend the cache by.
     pad_id: token of the padding.
 
   Returns:
-    (float32 logits [B, V] of the first token, cache of N rows, its position in
-    each row int32 [N]).
+    (float32 logits [B, V] of the first token, full cache of B rows, the first
+    token's position in each row int32 [B]).
   """
   valid = prompts != pad_id
   if isinstance(model, encdec.EncoderDecoder):
@@ -90,9 +86,34 @@ def prefill(
     tokens = prompts
   positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
   outputs, cache = model.extend(params, cache, tokens, positions, valid)
+  return _logits_of(outputs), cache, valid.sum(axis=1)
+
+
+def prefill(
+  model: decoder.Model | encdec.EncoderDecoder,
+  params: Any,
+  prompts: jax.Array,
+  *,
+  rows_per_prompt: int,
+  length: int,
+  pad_id: int,
+) -> tuple[jax.Array, dict, jax.Array]:
+  """Reads the prompts, for several rows to continue each.
+
+  Args:
+    model: as in `read`.
+    params: of the model.
+    prompts: as in `read`.
+    rows_per_prompt: k.
+    length: tokens that each row will extend the cache by.
+    pad_id: token of the padding.
+
+  Returns:
+    As `read`; the cache is of N rows, and so are the positions, int32 [N].
+  """
+  logits, cache, starts = read(model, params, prompts, pad_id=pad_id)
   cache = caches.fork(cache, rows_per_prompt=rows_per_prompt, length=length)
-  starts = jnp.repeat(valid.sum(axis=1), rows_per_prompt)
-  return _logits_of(outputs), cache, starts
+  return logits, cache, jnp.repeat(starts, rows_per_prompt)
 
 
 def next_logits(
@@ -101,21 +122,21 @@ def next_logits(
   cache: dict,
   tokens: jax.Array,
   positions: jax.Array,
+  valid: jax.Array | None = None,
 ) -> tuple[jax.Array, dict]:
   """Float32 logits [N, V] after one more token a row, and the cache.
 
   Args:
-    model: as in `prefill`.
+    model: as in `read`.
     params: of the model.
-    cache: of `prefill` or of the call before.
+    cache: of `prefill`, or in pages, or of the call before.
     tokens: int32 [N].
     positions: int32 [N].
+    valid: bool [N], the rows that have a token; None for all.
   """
+  if valid is None:
+    valid = jnp.ones(len(tokens), bool)
   outputs, cache = model.extend(
-    params,
-    cache,
-    tokens[:, None],
-    positions[:, None],
-    jnp.ones((len(tokens), 1), bool),
+    params, cache, tokens[:, None], positions[:, None], valid[:, None]
   )
   return _logits_of(outputs), cache

@@ -15,7 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlm.decoding import generate as generate_lib
+from mlm.decoding import refill
 from mlm.decoding import sampling as sampling_lib
+
+# Tokens of a page where prompts take the place of others: what a row has in
+# vain at its end, on average half of that, and a prompt's end copied for each.
+_PAGE_SIZE = 32
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -52,6 +57,7 @@ def make_sampler(
   temperature: float,
   eos_id: int,
   pad_id: int,
+  prompts_at_once: int | None = None,
 ) -> Callable[..., generate_lib.Generated]:
   """Builds the function that samples responses from the whole distribution.
 
@@ -65,15 +71,26 @@ def make_sampler(
     temperature: divides the logits; 0 means greedy.
     eos_id: token that ends a response.
     pad_id: token that fills prompts on the left and responses on the right.
+    prompts_at_once: prompts in work; as a quarter of them have ended, the next
+      ones take their place. None for all at once. The samples are the same.
 
   Returns:
     sample(params, prompts, prompt_ids, seed, step) -> `generate.Generated`,
     where prompts is int32 [B, P], left-padded, and prompt_ids uint32 [B].
 
   Raises:
-    ValueError: if a size or the temperature is out of range.
+    ValueError: if a size or the temperature is out of range, or the model can
+      only take all prompts at once.
   """
-  generate = generate_lib.make_generator(
+  make = generate_lib.make_generator
+  if prompts_at_once is not None:
+    make = functools.partial(
+      refill.make_generator,
+      prompts_at_once=prompts_at_once,
+      prompts_per_refill=max(prompts_at_once // 4, 1),
+      page_size=_PAGE_SIZE,
+    )
+  generate = make(
     model,
     response_length=response_length,
     samples_per_prompt=samples_per_prompt,

@@ -94,7 +94,7 @@ def log_distribution(
 
   Args:
     logits: of the model, float [..., V].
-    t: tokens of the response so far.
+    t: tokens of the response so far, of all or of each, [...].
     sampling: what is done to them.
     eos_id: the token that `min_tokens` bans.
 
@@ -105,7 +105,7 @@ def log_distribution(
   if sampling.forbidden_ids:
     logits = forbid(logits, sampling.forbidden_ids)
   if sampling.min_tokens:
-    is_early = t < sampling.min_tokens
+    is_early = jnp.asarray(t < sampling.min_tokens)[..., None]
     logits = jnp.where(is_early, forbid(logits, (eos_id,)), logits)
   if sampling.temperature == 0:
     is_largest = jax.nn.one_hot(
@@ -130,7 +130,7 @@ def draw(keys: jax.Array, logprobs: jax.Array, t: int | jax.Array) -> jax.Array:
   Args:
     keys: random keys [N].
     logprobs: [N, V] of `log_distribution`.
-    t: index of the token in its response.
+    t: index of the token in its response, of all rows or [N].
   """
   N, V = logprobs.shape
   width = math.isqrt(V - 1) + 1
@@ -139,10 +139,11 @@ def draw(keys: jax.Array, logprobs: jax.Array, t: int | jax.Array) -> jax.Array:
   )
   blocks = filled.reshape(N, -1, width)
 
-  def of_row(key, blocks, masses):
+  def of_row(key, blocks, masses, t):
     block_key, token_key = jax.random.split(jax.random.fold_in(key, t))
     block = jax.random.categorical(block_key, masses)
     return block * width + jax.random.categorical(token_key, blocks[block])
 
   masses = jax.nn.logsumexp(blocks, axis=-1)
-  return jax.vmap(of_row)(keys, blocks, masses).astype(jnp.int32)
+  of_rows = jax.vmap(of_row)(keys, blocks, masses, jnp.broadcast_to(t, N))
+  return of_rows.astype(jnp.int32)

@@ -57,6 +57,7 @@ class Settings:
     mesh_shape: of `mlm.sharding.mesh.make_mesh`.
     prompts_per_step: B.
     samples_per_prompt: k; at least 2 where siblings are the baseline.
+    prompts_at_once: of `rollouts.make_sampler`; None for all.
     prompt_lengths: of a batch's prompts, the least that holds them is taken;
       the last is the largest.
     response_length: tokens of a response.
@@ -88,6 +89,7 @@ class Settings:
   mesh_shape: Mapping[str, int]
   prompts_per_step: int
   samples_per_prompt: int
+  prompts_at_once: int | None
   prompt_lengths: Sequence[int]
   response_length: int
   sampling_temperature: float
@@ -175,7 +177,9 @@ def open_rollouts(
       the gate refuses.
   """
   mesh = mesh_lib.make_mesh(settings.mesh_shape)
-  rules.check_batch(settings.prompts_per_step, mesh)
+  rules.check_batch(settings.prompts_per_step, mesh, macro="PROMPTS_PER_STEP")
+  if settings.prompts_at_once is not None:
+    rules.check_batch(settings.prompts_at_once, mesh, macro="PROMPTS_AT_ONCE")
   processor = load.load(settings.tokenizer)
   sha256 = load.read_card(settings.tokenizer)["model_sha256"]
   chosen = [
@@ -244,6 +248,7 @@ def open_rollouts(
       temperature=settings.sampling_temperature,
       eos_id=special.EOS_ID,
       pad_id=special.PAD_ID,
+      prompts_at_once=settings.prompts_at_once,
     ),
     to_batch=lambda rows, language_ids: prompts.response_batch(
       rows, language_ids, prompt_length=rows.shape[1] - settings.response_length

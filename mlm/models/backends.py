@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from kernels.causal_attention import api as causal_attention
 from kernels.grouped_matmul import api as grouped_matmul
+from kernels.paged_attention import api as paged_attention
 from kernels.relative_attention import api as relative_attention
 
 
@@ -16,17 +17,19 @@ class Backends(NamedTuple):
     relative_attention: of an encoder–decoder's self-attentions, where there is
       no cache; None likewise.
     grouped_matmul: of mixtures of experts that drop no token.
+    paged_attention: of a decoder's cache in pages.
   """
 
   causal_attention: str | None
   relative_attention: str | None
   grouped_matmul: str
+  paged_attention: str
 
 
 # On any platform; what makes params, which are the same whatever runs.
-PLAIN = Backends(None, None, "ragged")
+PLAIN = Backends(None, None, "ragged", "reference")
 # To compile ahead of time for TPUs, on whatever machine.
-TPU = Backends("splash_tpu", "pallas_tpu", "megablox_tpu")
+TPU = Backends("splash_tpu", "pallas_tpu", "megablox_tpu", "ragged_tpu")
 
 
 def default(activation_dtype: str) -> Backends:
@@ -40,4 +43,5 @@ def default(activation_dtype: str) -> Backends:
     None if causal == "reference" else causal,
     None if relative == "chunked" else relative,
     grouped_matmul.default_backend(),
+    paged_attention.default_backend(),
   )

@@ -21,6 +21,7 @@ from mlm.models import adapters as adapters_lib
 from mlm.models import backends as backends_lib
 from mlm.models import caches, fields, layers, masks, position_encodings
 from mlm.models import moe as moe_lib
+from mlm.models import pages as pages_lib
 from mlm.sharding import rules
 
 _EMBEDDING_STDDEV = 0.02  # as GPT-2 and Llama; logits start near 0 when tied
@@ -155,6 +156,7 @@ class Model(NamedTuple):
   init_cache: Callable[[int, int], dict]
   extend: Callable[..., tuple[dict, dict]]
   logical_axes: Callable[[], Any]
+  init_pages: Callable[..., dict] | None
 
 
 class _Block(nn.Module):
@@ -162,11 +164,21 @@ class _Block(nn.Module):
   backends: backends_lib.Backends
 
   @nn.compact
-  def __call__(self, x, cache, positions, mask, segments, languages, index):
-    """Returns (x, (cache, what the router did or None))."""
+  def __call__(
+    self, carry, cache, positions, mask, segments, languages, index, rows
+  ):
+    """Returns ((x, pages or None), (cache, what the router did or None)).
+
+    With pages, cache is the number of the layer, and None is returned for it.
+    """
     config = self.config
+    x, pages = carry
     bias = rotate = fused = None
-    if mask is None:
+    if pages is not None:
+      backend = self.backends.paged_attention
+      fused = functools.partial(pages_lib.attend, pages, rows, cache, backend)
+      cache = None
+    elif mask is None:
       fused = functools.partial(
         _attend_fused, segments, self.backends.causal_attention
       )
@@ -196,6 +208,8 @@ class _Block(nn.Module):
     attended, cache = attention(
       normed, normed, cache, positions, mask, bias, index, fused
     )
+    if pages is not None:
+      pages, cache = cache, None
     x = rules.constrain(x + attended, _RESIDUAL)
     if not config.parallel_block:
       normed = _norm(config, "mlp_norm")(x)
@@ -213,11 +227,11 @@ class _Block(nn.Module):
       )
       out, routing = experts(normed, segments != 0)
     out = adapters_lib.after_mlp(self, out, languages)
-    return rules.constrain(x + out, _RESIDUAL), (cache, routing)
+    return (rules.constrain(x + out, _RESIDUAL), pages), (cache, routing)
 
 
 def _attend_fused(segments, backend, query, key, value):
-  return causal_attention.causal_attention(
+  out = causal_attention.causal_attention(
     query,
     key,
     value,
@@ -225,6 +239,7 @@ def _attend_fused(segments, backend, query, key, value):
     backend=backend,
     **rules.kernel_placement(key.shape[0], key.shape[2], query.shape[1]),
   )
+  return out, None
 
 
 def _norm(config, name):
@@ -239,9 +254,18 @@ class _Decoder(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens, positions, mask, segments, languages, layer_caches, index
+    self,
+    tokens,
+    positions,
+    mask,
+    segments,
+    languages,
+    layer_caches,
+    index,
+    pages=None,
+    page_rows=None,
   ):
-    """Returns (outputs of `Model.apply`, layer caches).
+    """Returns (outputs of `Model.apply`, layer caches or pages).
 
     Args:
       tokens: int32 [B, T].
@@ -253,6 +277,9 @@ class _Decoder(nn.Module):
       layer_caches: None, or {"keys", "values"} of [L, B, S, K, H], and their
         prompt's if `caches.fork` made them.
       index: int32 scalar, slot of the first token, and the first to write.
+      pages: [G, L, Q, S, 2 K, H] in place of layer caches, mask and index; see
+        `mlm.models.pages`.
+      page_rows: `pages.Rows` of it.
     """
     config = self.config
     dtype = jnp.dtype(config.activation_dtype)
@@ -275,10 +302,23 @@ class _Decoder(nn.Module):
     x = adapters_lib.couple(self, x, languages)
     x = rules.constrain(x, _RESIDUAL)
     stack = layers.stack(
-      _Block, num_layers=config.num_layers, remat=config.remat, num_shared=5
+      _Block, num_layers=config.num_layers, remat=config.remat, num_shared=6
     )
-    x, (layer_caches, routing) = stack(config, self.backends, name="layers")(
-      x, layer_caches, positions, mask, segments, languages, index
+    if pages is not None:
+      # All layers' pages go from layer to layer, so that each is written where
+      # it is; a scan would take a layer's part out and put it into a new whole.
+      layer_caches = jnp.arange(config.num_layers)
+    (x, pages), (layer_caches, routing) = stack(
+      config, self.backends, name="layers"
+    )(
+      (x, pages),
+      layer_caches,
+      positions,
+      mask,
+      segments,
+      languages,
+      index,
+      page_rows,
     )
     hidden = _norm(config, "final_norm")(x)
     hidden = adapters_lib.uncouple(self, hidden, languages)
@@ -302,7 +342,7 @@ class _Decoder(nn.Module):
     outputs = {"hidden": hidden, "unembedding": unembedding}
     if config.moe is not None:
       outputs |= moe_lib.auxiliary(config.moe, routing)
-    return outputs, layer_caches
+    return outputs, layer_caches if pages is None else pages
 
 
 def build(
@@ -396,12 +436,27 @@ def build(
       cache["languages"] = jnp.full(batch_size, -1)
     return cache
 
+  def init_pages(**sizes):
+    cache = pages_lib.init(
+      num_layers=config.num_layers,
+      num_kv_heads=config.num_kv_heads,
+      head_dim=config.head_dim,
+      dtype=jnp.dtype(config.activation_dtype),
+      **sizes,
+    )
+    if has_languages:
+      cache["languages"] = jnp.full(len(cache["lengths"]), -1)
+    return cache
+
   def extend(params, cache, tokens, positions, valid):
-    mask, now_valid = masks.cached(cache, valid)
-    index, languages = cache["index"], None
+    languages = None
     if has_languages:
       ids = jnp.broadcast_to(cache["languages"][:, None], tokens.shape)
       languages = adapters_lib.numbers(adapters, ids)
+    if "pages" in cache:
+      return extend_pages(params, cache, tokens, positions, valid, languages)
+    mask, now_valid = masks.cached(cache, valid)
+    index = cache["index"]
     outputs, layer_caches = module.apply(
       variables(params),
       tokens,
@@ -416,7 +471,37 @@ def build(
     now = {**layer_caches, "valid": now_valid, "index": index}
     return outputs, {**cache, **now}
 
-  return Model(init, apply, init_cache, extend, logical_axes)
+  def extend_pages(params, cache, tokens, positions, valid, languages):
+    if tokens.shape[1] != 1:
+      raise ValueError(
+        f"{tokens.shape[1]} tokens a row for a cache in pages, which takes one "
+        "at a time; read prompts by `init_cache` and `pages.fill`"
+      )
+    is_new = valid[:, 0]
+    outputs, pages = module.apply(
+      variables(params),
+      tokens,
+      positions,
+      None,
+      valid.astype(jnp.int32),
+      languages,
+      None,
+      None,
+      cache["pages"],
+      pages_lib.Rows(cache["table"], cache["lengths"], is_new),
+    )
+    return outputs, pages_lib.extended(cache, pages, is_new)
+
+  # ALiBi's distances are differences of slots, which pages do not keep.
+  has_pages = config.position_encoding != "alibi"
+  return Model(
+    init,
+    apply,
+    init_cache,
+    extend,
+    logical_axes,
+    init_pages if has_pages else None,
+  )
 
 
 def in_language(model: Model, language_id: int) -> Model:

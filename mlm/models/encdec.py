@@ -180,7 +180,7 @@ class _Block(nn.Module):
 
 
 def _attend_fused(table, segments, query, key, value, **options):
-  return relative_attention.relative_attention(
+  out = relative_attention.relative_attention(
     query,
     key,
     value,
@@ -190,6 +190,7 @@ def _attend_fused(table, segments, query, key, value, **options):
     **options,
     **rules.whole_row_placement(key.shape[0], key.shape[2]),
   )
+  return out, None
 
 
 class _Stack(nn.Module):

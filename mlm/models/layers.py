@@ -235,11 +235,12 @@ class Attention(nn.Module):
       bias: float32 [N, T, S] added to the logits, or None.
       index: first slot of the cache to write, int32 scalar.
       fused: without a cache, what attends in place of `attend`: (query
-        [B, T, N, H], key, value [B, S, K, H]) -> [B, T, N, H], which scales,
-        masks and adds biases by itself.
+        [B, T, N, H], key, value [B, S, K, H]) -> ([B, T, N, H], what it keeps
+        of keys and values, or None), which scales, masks and adds biases by
+        itself.
 
     Returns:
-      ([B, T, D], {"keys", "values"} of the cache).
+      ([B, T, D], {"keys", "values"} of the cache, or what fused keeps).
     """
     D, N, K, H = x.shape[-1], self.num_heads, self.num_kv_heads, self.head_dim
     # T5 draws attention's kernels from a whole normal distribution.
@@ -294,8 +295,9 @@ class Attention(nn.Module):
     keys, values = (key,), (value,)
     if prompt is not None:
       keys, values = (prompt, key), (cache["prompt_values"], value)
+    kept = None if cache is None else {"keys": key, "values": value}
     if fused is not None:
-      out = fused(query, key, value)
+      out, kept = fused(query, key, value)
     else:
       if self.is_scaled:
         query = query * H**-0.5
@@ -309,7 +311,7 @@ class Attention(nn.Module):
     )
     out = jnp.einsum("BTNH,NHD->BTD", out, kernel.astype(x.dtype))
     out = biased(out, "out_bias", ("embed",), (D,))
-    return out, None if cache is None else {"keys": key, "values": value}
+    return out, kept
 
 
 class MLP(nn.Module):

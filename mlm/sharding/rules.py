@@ -192,15 +192,23 @@ def check_lengths(lengths: Mapping[str, int], mesh: Mesh) -> None:
       )
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-  """Raises ValueError unless the mesh divides the batch evenly."""
+def check_batch(
+  batch_size: int, mesh: Mesh, *, macro: str = "BATCH_SIZE"
+) -> None:
+  """Raises ValueError unless the mesh divides the batch evenly.
+
+  Args:
+    batch_size: rows.
+    mesh: of `mlm.sharding.mesh.make_mesh`.
+    macro: what to change, for the message.
+  """
   shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
   if batch_size % shards:
     lower = batch_size // shards * shards
     choices = [size for size in (lower, lower + shards) if size]
     raise ValueError(
       f"global batch {batch_size} is not divisible by the {shards} shards of "
-      f"the mesh axes {' x '.join(BATCH_AXES)}; set BATCH_SIZE to "
+      f"the mesh axes {' x '.join(BATCH_AXES)}; set {macro} to "
       f"{' or '.join(map(str, choices))}, or change MESH_SHAPE"
     )
 

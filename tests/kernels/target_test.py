@@ -8,6 +8,7 @@ from kernels import target
 from kernels.causal_attention import api as causal_attention
 from kernels.grouped_matmul import api as grouped_matmul
 from kernels.linear_cross_entropy import api as linear_cross_entropy
+from kernels.paged_attention import api as paged_attention
 from kernels.relative_attention import api as relative_attention
 
 
@@ -28,12 +29,13 @@ def _defaults():
     relative_attention.default_backend(),
     linear_cross_entropy.default_backend(),
     grouped_matmul.default_backend(),
+    paged_attention.default_backend(),
   )
 
 
 def test_the_mesh_in_context_tells_the_platform_and_its_backends():
   assert target.platform() == "cpu"
-  plain = ("reference", "chunked", "chunked", "ragged")
+  plain = ("reference", "chunked", "chunked", "ragged", "reference")
   assert _defaults() == plain
   with jax.sharding.use_abstract_mesh(_mesh("tpu", "TPU v5")):
     assert target.platform() == "tpu"
@@ -42,6 +44,7 @@ def test_the_mesh_in_context_tells_the_platform_and_its_backends():
       "pallas_tpu",
       "pallas_tpu",
       "megablox_tpu",
+      "ragged_tpu",
     )
   with jax.sharding.use_abstract_mesh(_mesh("gpu", "NVIDIA H100")):
     assert _defaults() == ("cudnn_gpu", *plain[1:])

@@ -318,7 +318,7 @@ def test_gradients_on_a_mesh_equal_those_on_one_device(
     functools.partial(splash_tpu.causal_attention, interpret=True),
   )
   fused = decoder.build(
-    CONFIG, backends=backends_lib.Backends(attention, None, "ragged")
+    CONFIG, backends=backends_lib.PLAIN._replace(causal_attention=attention)
   )
   tokens = np.arange(8 * 6).reshape(8, 6) % 48
   segments = np.tile([1, 1, 1, 2, 2, 0], (8, 1))

@@ -186,7 +186,7 @@ def test_a_mesh_gives_the_same_with_gradients(
   model, params = _jitted(relative_bias)
   fused = encdec.build(
     dataclasses.replace(CONFIG, relative_bias=relative_bias),
-    backends=backends_lib.Backends(None, attention, "ragged"),
+    backends=backends_lib.PLAIN._replace(relative_attention=attention),
   )
   tokens = np.arange(8 * 6).reshape(8, 6) % 48
   segments = np.tile([1, 1, 1, 2, 2, 0], (8, 1))

@@ -59,7 +59,7 @@ FAMILIES = {
   ),
 }
 # With the kernels' own plain backends, each device on its part, as on a TPU.
-_WITH_KERNELS = backends.Backends("reference", "chunked", "ragged")
+_WITH_KERNELS = backends.Backends("reference", "chunked", "ragged", "reference")
 KERNELS = {
   "decoder_by_kernel": _WITH_KERNELS,
   "encoder_decoder_by_kernel": _WITH_KERNELS,
