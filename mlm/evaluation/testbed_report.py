@@ -6,15 +6,8 @@ import statistics
 from mlm.evaluation import testbed, testbed_figures, testbed_transfer
 
 _CHOICES = (4, 16)  # best of so many beside best of all
-_KLS = (
-  0.1,
-  0.2,
-  0.3,
-  0.5,
-  1.0,
-  2.0,
-  3.0,
-)  # nats, at which methods are compared
+# Nats, at which methods are compared.
+_KLS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0)
 
 
 def write(directory: str, *, confidence: float, num_resamples: int) -> str:
