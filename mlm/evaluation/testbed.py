@@ -18,7 +18,7 @@ from scipy import stats
 
 from mlm.evaluation import contrasts, win_rate
 
-_MARGIN = 1e-4  # hidden scores are sums of float32 quarters and shares
+MARGIN = 1e-4  # hidden scores are sums of float32 quarters and shares
 METHODS = ("dpo", "rloo")
 GROUPS = ("all", "unseen", "English")
 
@@ -56,7 +56,7 @@ def outcomes(seed: Seed, split: str, name: str) -> np.ndarray:
   opponent = seed.scores[f"{split}/opponent"]
   return np.stack(
     [
-      win_rate.outcomes(of_policy, of_opponent, margin=_MARGIN)
+      win_rate.outcomes(of_policy, of_opponent, margin=MARGIN)
       for of_policy, of_opponent in zip(
         seed.scores[f"{split}/{name}"], opponent
       )

@@ -72,10 +72,16 @@ def outcomes(rows: Sequence[Mapping], title: str) -> str:
             else None,
           )
     axes.set_xticks(range(len(mixtures)), mixtures)
+    axes.set_xlim(-0.5, len(mixtures) - 0.5)
     axes.set_title(label, fontsize=9)
     axes.grid(axis="y", alpha=0.3)
   panels[0].set_ylabel("win − loss against SFT (points)")
-  panels[0].legend(fontsize=7)
+  figure.legend(
+    *panels[0].get_legend_handles_labels(),
+    loc="outside lower center",
+    ncols=3,
+    fontsize=7,
+  )
   figure.suptitle(title, fontsize=10, x=0.01, ha="left")
   return figures.svg(figure)
 

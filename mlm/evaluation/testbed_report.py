@@ -3,9 +3,11 @@
 import os
 import statistics
 
-from mlm.evaluation import testbed, testbed_figures
+from mlm.evaluation import testbed, testbed_figures, testbed_transfer
 
-_KLS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # nats, at which methods are compared
+_CHOICES = (4, 16)  # best of so many beside best of all
+# Nats, at which methods are compared.
+_KLS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0)
 
 
 def write(directory: str, *, confidence: float, num_resamples: int) -> str:
@@ -13,6 +15,7 @@ def write(directory: str, *, confidence: float, num_resamples: int) -> str:
 
   trials.tsv, against_sft.tsv, contrasts.tsv, reward_models.tsv, frontier.tsv,
   equal_kl.tsv and best_of_n.tsv; outcomes.svg, accuracy.svg and frontier.svg.
+  With a grid of transfer, transfer.tsv, transfer_means.tsv and transfer.svg.
 
   Args:
     directory: output directory of align_testbed.
@@ -92,7 +95,29 @@ def write(directory: str, *, confidence: float, num_resamples: int) -> str:
     ),
   )
   lines.append(title)
+  if testbed_transfer.languages(seeds):
+    lines += _write_transfer(path, write_figure, seeds, settings)
   return "\n".join(lines)
+
+
+def _write_transfer(path, write_figure, seeds, settings) -> list[str]:
+  most = testbed_transfer.num_samples(seeds)
+  cells, means = [], []
+  for number in [n for n in _CHOICES if n < most] + [most]:
+    cells += testbed_transfer.cell_rows(seeds, number, **settings)
+    means += testbed_transfer.mean_rows(seeds, number, **settings)
+  testbed.write_table(path("transfer.tsv"), cells)
+  testbed.write_table(path("transfer_means.tsv"), means)
+  told = [
+    f"{row['cells']} {row['win_rate']:.1f} [{row['low']:.1f}, "
+    f"{row['high']:.1f}]"
+    for row in means
+    if row["samples"] == most
+  ]
+  title = f"Win rate, best of {most}, {len(seeds)} seeds: {'; '.join(told)}"
+  shown = [row for row in cells if row["samples"] == most]
+  write_figure("transfer.svg", testbed_transfer.figure(shown, title))
+  return [title]
 
 
 def _outcome_title(contrasts, num_seeds) -> str:

@@ -58,6 +58,7 @@ def align_testbed(
   stages_of_seed = 1 + sum(
     1 + len(settings.trials(mixture)) for mixture in settings.mixtures
   )
+  stages_of_seed += settings.transfer is not None
   with tqdm.tqdm(total=len(seeds) * stages_of_seed, unit="stage") as progress:
     for seed in seeds:
       path = os.path.join(output, f"seed_{seed}.json")

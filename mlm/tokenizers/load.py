@@ -82,3 +82,14 @@ def load(tokenizer_dir: str) -> sentencepiece.SentencePieceProcessor:
   processor = sentencepiece.SentencePieceProcessor(model_file=path)
   check_special_pieces(processor, path)
   return processor
+
+
+def from_bytes(model: bytes) -> sentencepiece.SentencePieceProcessor:
+  """The processor of a model that was trained in this process.
+
+  Raises:
+    ValueError: if its special ids are not ours.
+  """
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  check_special_pieces(processor, "the trained model")
+  return processor

@@ -36,6 +36,19 @@ NUM_VALIDATION_DOCUMENTS = 1000
 
 _PARTS = "parts"
 
+# Of every model.
+_TRAINER = {
+  "model_type": "unigram",
+  "byte_fallback": True,
+  "normalization_rule_name": "identity",
+  "remove_extra_whitespaces": False,
+  "allow_whitespace_only_pieces": True,
+  "add_dummy_prefix": True,
+  "split_by_unicode_script": True,
+  "split_digits": False,
+  "max_sentencepiece_length": 16,
+}
+
 # From here on SentencePiece needs 64-bit suffix-array indices (2^31 with room).
 EXTREMELY_LARGE_CHARACTERS = 2**30
 
@@ -96,15 +109,7 @@ def train_tokenizer(
     "character_coverage": character_coverage,
     "division": division and json.loads(json.dumps(_described(division))),
     "seed": seed,
-    "model_type": "unigram",
-    "byte_fallback": True,
-    "normalization_rule_name": "identity",
-    "remove_extra_whitespaces": False,
-    "allow_whitespace_only_pieces": True,
-    "add_dummy_prefix": True,
-    "split_by_unicode_script": True,
-    "split_digits": False,
-    "max_sentencepiece_length": 16,
+    **_TRAINER,
     "max_line_bytes": sample.MAX_LINE_BYTES,
   }
   if card := directory.finished_card(output, settings):
@@ -123,8 +128,7 @@ def train_tokenizer(
   model, plan, divided = _train(
     corpus, plan, settings, division, num_threads, parts
   )
-  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-  load.check_special_pieces(processor, "the trained model")
+  processor = load.from_bytes(model)
   reached = processor.get_piece_size()
   if reached < vocab_size:
     logging.warning(
@@ -252,10 +256,10 @@ def _train(corpus, plan, settings, division, num_threads, parts):
 
   def train_model(amounts, vocab_size):
     lines, chosen = sampled(amounts)
-    model = _train_model(
+    model = train_on_lines(
       lines,
-      vocab_size,
-      settings=settings,
+      vocab_size=vocab_size,
+      character_coverage=settings["character_coverage"],
       num_threads=num_threads,
       characters=sum(amounts.values()),
     )
@@ -295,26 +299,35 @@ def _train(corpus, plan, settings, division, num_threads, parts):
   return model, plan, divided
 
 
-def _train_model(
-  lines, vocab_size, *, settings, num_threads, characters
+def train_on_lines(
+  lines: Iterator[str],
+  *,
+  vocab_size: int,
+  character_coverage: float,
+  num_threads: int,
+  characters: int,
 ) -> bytes:
+  """A SentencePiece model of lines, each at most `sample.MAX_LINE_BYTES`.
+
+  Args:
+    lines: text.
+    vocab_size: see `train_tokenizer`.
+    character_coverage: see `train_tokenizer`.
+    num_threads: does not change the result.
+    characters: about how many the lines have.
+
+  Raises:
+    ValueError: if the vocabulary cannot hold the alphabet.
+  """
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
       sentence_iterator=lines,
       model_writer=model,
-      model_type=settings["model_type"],
       vocab_size=vocab_size,
-      character_coverage=settings["character_coverage"],
-      byte_fallback=settings["byte_fallback"],
-      normalization_rule_name=settings["normalization_rule_name"],
-      remove_extra_whitespaces=settings["remove_extra_whitespaces"],
-      allow_whitespace_only_pieces=settings["allow_whitespace_only_pieces"],
-      add_dummy_prefix=settings["add_dummy_prefix"],
-      split_by_unicode_script=settings["split_by_unicode_script"],
-      split_digits=settings["split_digits"],
-      max_sentencepiece_length=settings["max_sentencepiece_length"],
-      max_sentence_length=settings["max_line_bytes"],
+      character_coverage=character_coverage,
+      max_sentence_length=sample.MAX_LINE_BYTES,
+      **_TRAINER,
       pad_id=special.PAD_ID,
       eos_id=special.EOS_ID,
       unk_id=special.UNK_ID,
@@ -332,7 +345,7 @@ def _train_model(
   except RuntimeError as error:
     raise ValueError(
       f"SentencePiece could not train {vocab_size} pieces at "
-      f"character coverage {settings['character_coverage']}: {error}; raise "
+      f"character coverage {character_coverage}: {error}; raise "
       "vocab_size above the alphabet or lower character_coverage"
     ) from error
   return model.getvalue()

@@ -15,13 +15,13 @@ import numpy as np
 
 from mlm.alignment import best_of_n, calibration, rewards, stop_rules
 from mlm.alignment.testbed import annotators
-from mlm.alignment.testbed.settings import Settings, Trial
+from mlm.alignment.testbed.settings import Mixture, Settings, Transfer, Trial
 from mlm.alignment.testbed.stages import Stages
 from mlm.alignment.testbed.tasks import Task
 
 SPLITS = ("validation", "test")
 # What each random draw of a seed is for.
-_POOL, _LABELS, _HELD_OUT, _PAIRS, _OPPONENT, _POLICY = range(6)
+_POOL, _LABELS, _HELD_OUT, _PAIRS, _OPPONENT, _POLICY, _CHOICES = range(7)
 _CLEAN_DIFFERENCE = 0.1  # scores closer than this are no test of a reward model
 
 
@@ -51,7 +51,8 @@ def run_seed(
     test split, and for each trial its settings, KL on the test split by
     language in nats, and what stopped it, if anything. The scores are hidden
     scores of samples, float32 [L, B, K], by "<split>/<trial>", with
-    "<split>/opponent" and "<split>/control" of the fine-tuned model.
+    "<split>/opponent" and "<split>/control" of the fine-tuned model, and what
+    `_transfer` returns.
   """
   reference = stages.finetune(seed, os.path.join(output, "sft"))
   prompts = {
@@ -79,6 +80,18 @@ def run_seed(
     scores[f"{split}/opponent"], scores[f"{split}/control"] = opponent, control
   tell(f"fine-tuned: hidden score {scores['test/opponent'].mean():.3f}")
 
+  def learned(mixture, number, folder):
+    return _reward_model(
+      reference,
+      mixture,
+      seed=seed,
+      number=number,
+      task=task,
+      stages=stages,
+      settings=settings,
+      output=os.path.join(output, folder),
+    )
+
   summary: dict[str, Any] = {
     "seed": seed,
     "languages": list(task.languages),
@@ -86,8 +99,12 @@ def run_seed(
   }
   for number, (mixture, of_mixture) in enumerate(settings.mixtures.items()):
     codes = of_mixture.languages
-    pairs, reward_params, found = _reward_model(
-      reference,
+    pairs, reward_params = learned(
+      of_mixture, number, os.path.join(mixture, "reward_model")
+    )
+    found = _worth(
+      reward_params,
+      pairs,
       of_mixture,
       held_out=(prompts["validation"], drawn["validation"][0]),
       test=(prompts["test"], *drawn["test"]),
@@ -96,7 +113,6 @@ def run_seed(
       task=task,
       stages=stages,
       settings=settings,
-      output=os.path.join(output, mixture, "reward_model"),
     )
     summary["mixtures"][mixture] = {"languages": list(codes), **found}
     standard = found["calibration"]["together"]
@@ -151,7 +167,50 @@ def run_seed(
         f"{np.mean(list(row['reward'].values())):.2f}"
         + "".join(f"; at step {s['step']}: {s['told']}" for s in stopped[:1])
       )
+  if settings.transfer:
+    scores |= _transfer(
+      settings.transfer,
+      reference,
+      prompts["test"],
+      learned,
+      seed=seed,
+      task=task,
+      stages=stages,
+      number=len(settings.mixtures),
+    )
+    tell("rewards of each language for samples in the others")
   return summary, scores
+
+
+def _transfer(
+  transfer: Transfer, reference, prompts, learned, *, seed, task, stages, number
+):
+  """Hidden scores of n + K samples, and each source's rewards of the first n.
+
+  Returns:
+    {"transfer/gold": float32 [T, B, n + K], "transfer/<source>": float32 [T, B,
+    n]}; T targets in the order of `transfer.languages`, K opponents.
+  """
+  targets = [task.languages.index(code) for code in transfer.languages]
+  prompts = prompts[targets]
+  responses = _sample_all(
+    stages,
+    reference,
+    prompts,
+    transfer.num_samples + transfer.num_opponents,
+    seed,
+    _CHOICES,
+  )
+  found = {"transfer/gold": _gold_all(task, prompts, responses)}
+  choices = responses[:, :, : transfer.num_samples]
+  for i, code in enumerate(transfer.languages):
+    source = Mixture(
+      [code], transfer.annotator, transfer.label_scale, "learned"
+    )
+    _, params = learned(source, number + i, os.path.join("transfer", code))
+    rewards_of = stages.reward(params, *_rows(prompts, choices))
+    found[f"transfer/{code}"] = rewards_of.reshape(choices.shape[:3])
+  return found
 
 
 def _rows(prompts, responses):
@@ -177,31 +236,9 @@ def _gold_all(task, prompts, responses):
 
 
 def _reward_model(
-  reference,
-  mixture,
-  *,
-  held_out,
-  test,
-  seed,
-  number,
-  task,
-  stages,
-  settings,
-  output,
+  reference, mixture, *, seed, number, task, stages, settings, output
 ):
-  """Pairs of a mixture, the reward model on them, and what it is worth."""
-
-  def labelled(prompts, responses, ids, purpose):
-    return annotators.annotate(
-      task,
-      mixture.annotator,
-      prompts=prompts,
-      responses=responses,
-      language_ids=ids,
-      scale=mixture.label_scale,
-      rng=np.random.default_rng((seed, number, purpose)),
-    )
-
+  """Pairs of a mixture, and the reward model on them."""
   # The same meanings in every mixture, in turn in each of its languages.
   meanings = task.prompts(
     "train", np.random.default_rng((seed, _POOL)), settings.pool_prompts
@@ -211,16 +248,47 @@ def _reward_model(
   ids = np.array(language_ids, np.int32)[index % len(language_ids)]
   pool = meanings[ids, index]
   responses = stages.sample(reference, pool, 2, seed, _PAIRS)
-  pairs = labelled(pool, responses, ids, _LABELS)
-  params = stages.train_reward_model(reference, pairs, seed, output)
+  pairs = _labelled(
+    task, mixture, pool, responses, ids, (seed, number, _LABELS)
+  )
+  return pairs, stages.train_reward_model(reference, pairs, seed, output)
 
+
+def _labelled(task, mixture, prompts, responses, ids, seed):
+  return annotators.annotate(
+    task,
+    mixture.annotator,
+    prompts=prompts,
+    responses=responses,
+    language_ids=ids,
+    scale=mixture.label_scale,
+    rng=np.random.default_rng(seed),
+  )
+
+
+def _worth(
+  params,
+  pairs,
+  mixture,
+  *,
+  held_out,
+  test,
+  seed,
+  number,
+  task,
+  stages,
+  settings,
+):
+  """What a reward model is worth, for the summary."""
   prompts, responses = held_out
   num_languages, num_prompts, _ = prompts.shape
-  kept_back = labelled(
+  kept_back = _labelled(
+    task,
+    mixture,
     prompts.reshape(num_languages * num_prompts, -1),
     responses[:, :, :2].reshape(num_languages * num_prompts, 2, -1),
     np.repeat(np.arange(num_languages, dtype=np.int32), num_prompts),
-    _HELD_OUT,
+    (seed, number, _HELD_OUT),
   )
   shortcuts = calibration.fit_shortcuts(
     pairs.chosen, pairs.rejected, vocab_size=task.vocab_size
@@ -235,21 +303,17 @@ def _reward_model(
   prompts, responses, scores = test
   proxy = stages.reward(params, *_rows(prompts, responses))
   proxy = proxy.reshape(scores.shape)
-  return (
-    pairs,
-    params,
-    {
-      "pairs": len(pairs.prompts),
-      "calibration": found,
-      "clean_accuracy": {
-        code: clean_accuracy(proxy[i], scores[i])
-        for i, code in enumerate(task.languages)
-      },
-      "best_of_n": best_of_n.curve(
-        {code: (proxy[i], scores[i]) for i, code in enumerate(task.languages)}
-      ),
+  return {
+    "pairs": len(pairs.prompts),
+    "calibration": found,
+    "clean_accuracy": {
+      code: clean_accuracy(proxy[i], scores[i])
+      for i, code in enumerate(task.languages)
     },
-  )
+    "best_of_n": best_of_n.curve(
+      {code: (proxy[i], scores[i]) for i, code in enumerate(task.languages)}
+    ),
+  }
 
 
 def clean_accuracy(proxy: np.ndarray, scores: np.ndarray) -> float | None:

@@ -58,6 +58,27 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
+class Transfer:
+  """A grid of reward models by the languages whose samples they choose among.
+
+  Attributes:
+    languages: codes; each is a source, with a reward model of as many pairs as
+      a mixture has, in it alone, and a target.
+    annotator: of `Mixture`.
+    label_scale: of `Mixture`.
+    num_samples: of the fine-tuned model for each prompt of the test split, that
+      a reward model chooses among.
+    num_opponents: more of them, that the choice is compared with.
+  """
+
+  languages: Sequence[str]
+  annotator: annotators.Annotator
+  label_scale: float
+  num_samples: int
+  num_opponents: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
   """An experiment, the same for every seed.
 
@@ -89,6 +110,7 @@ class Settings:
     frontier_rate: learning rate then, of both methods.
     dpo_betas: tried then; dpo_beta belongs to them.
     rloo_betas: tried then; rloo_beta belongs to them.
+    transfer: of rewards between languages; None for none.
     evaluation_prompts: of the validation and of the test split, each in every
       language.
     evaluation_samples: of a policy for each of them.
@@ -124,6 +146,7 @@ class Settings:
   frontier_rate: float
   dpo_betas: Sequence[float]
   rloo_betas: Sequence[float]
+  transfer: Transfer | None
   evaluation_prompts: int
   evaluation_samples: int
   opponent_samples: int

@@ -382,7 +382,9 @@ def make_stages(
       return scores(params, place({"rows": rows})["rows"])
 
     rows = np.concatenate([prompts, responses], axis=1)
-    return generation.in_batches(of_rows, (rows,), settings.rows_at_once)
+    # RLOO's few rows of a step are not filled up to a whole batch.
+    size = min(settings.rows_at_once, -(-len(rows) // mesh.size) * mesh.size)
+    return generation.in_batches(of_rows, (rows,), size)
 
   return Stages(
     finetune=finetune,

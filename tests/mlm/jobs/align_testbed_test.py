@@ -70,6 +70,7 @@ SETTINGS = settings_lib.Settings(
   frontier_rate=1e-3,
   dpo_betas=[],
   rloo_betas=[],
+  transfer=None,
   evaluation_prompts=32,
   evaluation_samples=2,
   opponent_samples=2,
@@ -164,13 +165,20 @@ def test_the_job_leaves_what_is_done_and_makes_the_same_again(
   stages, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(stages_lib, "make_stages", lambda **_: stages)
+  transfer = settings_lib.Transfer(
+    languages=TASK.languages[1:],
+    annotator=annotators.gold,
+    label_scale=3.0,
+    num_samples=5,
+    num_opponents=2,
+  )
 
   def run():
     align_testbed.align_testbed(
       task=TASK,
       model=MODEL,
       optimizer=optimizer_lib.adamw_cosine,
-      settings=SETTINGS,
+      settings=dataclasses.replace(SETTINGS, transfer=transfer),
       seeds=[0],
       mesh_shape=MESH,
       num_resamples=50,
@@ -195,7 +203,12 @@ def test_the_job_leaves_what_is_done_and_makes_the_same_again(
     assert sum(shares) == pytest.approx(100, abs=0.1)
   # 3 languages and 2 groups of the control, 3 groups of the 2 + 2 trials.
   assert len(rows) == 5 + 4 * 6
-  for name in ("outcomes", "accuracy", "frontier"):
+  assert scores["transfer/gold"].shape == (2, 32, 7)
+  for source in transfer.languages:
+    assert scores[f"transfer/{source}"].shape == (2, 32, 5)
+  # 2 x 2 cells for the best of 4 and of all 5.
+  assert len((tmp_path / "transfer.tsv").read_text().splitlines()) == 1 + 8
+  for name in ("outcomes", "accuracy", "frontier", "transfer"):
     assert (tmp_path / f"{name}.svg").read_text().startswith("<svg")
 
 

@@ -18,22 +18,6 @@ SYLLABLES = {
   "e": ("กา", "มี", "ดู", "นา", "ปู"),
   "f": ("กา", "มี", "ดู", "นา", "รู"),
 }
-SETTINGS = {
-  "model_type": "unigram",
-  "character_coverage": 1.0,
-  "byte_fallback": True,
-  "normalization_rule_name": "identity",
-  "remove_extra_whitespaces": False,
-  "allow_whitespace_only_pieces": True,
-  "add_dummy_prefix": True,
-  "split_by_unicode_script": True,
-  "split_digits": False,
-  "max_sentencepiece_length": 16,
-  "max_line_bytes": 4192,
-}
-_TRAIN_LINES = functools.partial(
-  train._train_model, settings=SETTINGS, num_threads=1, characters=0
-)
 
 
 def _lines(code):
@@ -49,7 +33,13 @@ LINES = {
 
 def TRAIN(codes, vocab_size):
   lines = (line for code in codes for line in LINES[code]())
-  return _TRAIN_LINES(lines, vocab_size)
+  return train.train_on_lines(
+    lines,
+    vocab_size=vocab_size,
+    character_coverage=1.0,
+    num_threads=1,
+    characters=0,
+  )
 
 
 def test_capacity_goes_where_the_gain_a_piece_is_largest():

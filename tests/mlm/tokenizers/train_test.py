@@ -153,7 +153,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(
 ):
   division = BUDGETED if method == "budgeted" else _balanced(parallel)
   undisturbed = _train(corpus, tmp_path / "a", division=division)
-  train_model, calls = train._train_model, []
+  train_model, calls = train.train_on_lines, []
 
   def killed(*args, **kwargs):
     if len(calls) == 2:
@@ -161,7 +161,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(
     calls.append(args)
     return train_model(*args, **kwargs)
 
-  monkeypatch.setattr(train, "_train_model", killed)
+  monkeypatch.setattr(train, "train_on_lines", killed)
   with pytest.raises(KeyboardInterrupt):
     _train(corpus, tmp_path / "b", division=division)
   assert not (tmp_path / "b" / load.CARD_FILE).exists()
@@ -170,13 +170,13 @@ def test_a_killed_training_goes_on_and_ends_the_same(
     calls.append(args)
     return train_model(*args, **kwargs)
 
-  monkeypatch.setattr(train, "_train_model", counted)
+  monkeypatch.setattr(train, "train_on_lines", counted)
   resumed = _train(corpus, tmp_path / "b", division=division)
   assert resumed == undisturbed
   models = [(tmp_path / x / load.MODEL_FILE).read_bytes() for x in "ab"]
   assert models[0] == models[1]
   assert not (tmp_path / "b" / "parts").exists()
-  monkeypatch.setattr(train, "_train_model", train_model)
+  monkeypatch.setattr(train, "train_on_lines", train_model)
   if method == "balanced":
     assert len(calls) == 4  # three rounds and the last, none twice
 
