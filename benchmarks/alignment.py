@@ -176,16 +176,7 @@ def _ours(options, *, is_shared: bool) -> list[float]:
     params=params, optimizer=optimizer, shardings=shardings
   )
   backend = linear_cross_entropy.default_backend()
-  estimator = estimators.Estimator(
-    baseline="siblings",
-    advantage_scale="none",
-    kl_in="reward",
-    kl_estimator="k1",
-    kl_coefficient=_BETA,
-    ratio="none",
-    clip=None,
-    average="sequences",
-  )
+  estimator = estimators.paper(kl_coefficient=_BETA)
   per_row = options.samples if is_shared else 1
   generate = generate_lib.make_generator(
     model,

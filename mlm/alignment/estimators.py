@@ -96,6 +96,23 @@ class Estimator:
       )
 
 
+def paper(*, kl_coefficient: float) -> Estimator:
+  """RLOO as published, which gin/alignment/rloo.gin has too.
+
+  Source: Ahmadian et al. 2024, section 2.3.
+  """
+  return Estimator(
+    baseline="siblings",
+    advantage_scale="none",
+    kl_in="reward",
+    kl_estimator="k1",
+    kl_coefficient=kl_coefficient,
+    ratio="none",
+    clip=None,
+    average="sequences",
+  )
+
+
 def leave_one_out_advantages(rewards):
   """Reward minus the mean reward of the siblings.
 

@@ -211,7 +211,6 @@ def open_reward(
     ValueError: if a DPO policy's reference is not given, or is another model.
   """
   place = step.make_place(mesh)
-  found = manager.read_metadata(models.checkpoints_of(directory))
   if part_of(directory) == "reward_model":
     config, _, params = open_reward_model(
       directory, mesh=mesh, tokenizer=tokenizer
@@ -239,6 +238,7 @@ def open_reward(
     )
     for output in (directory, dpo_reference)
   )
+  found = manager.read_metadata(models.checkpoints_of(directory))
   if reference_cache.fingerprint(reference) != found["reference"]:
     raise ValueError(
       f"{dpo_reference} is not the model that {directory} began with (another "

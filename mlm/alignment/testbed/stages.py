@@ -279,24 +279,12 @@ def make_stages(
 
     return run_dpo(rate, beta)(reference, source, seed, output)
 
-  def estimator_of(beta):
-    return estimators.Estimator(
-      baseline="siblings",
-      advantage_scale="none",
-      kl_in="reward",
-      kl_estimator="k1",
-      kl_coefficient=beta,
-      ratio="none",
-      clip=None,
-      average="sequences",
-    )
-
   @functools.cache
   def run_rloo(rate):
     # With the KL in the reward its coefficient is in the batch, not the loss.
     loss_fn = rloo.rloo_loss(
       model.apply,
-      estimator=estimator_of(0.0),
+      estimator=estimators.paper(kl_coefficient=0.0),
       backend=backend,
       num_languages=num_languages,
     )
@@ -352,7 +340,7 @@ def make_stages(
     source = rloo.make_batch_source(
       rollout,
       policy_of=lambda params: params,
-      estimator=estimator_of(beta),
+      estimator=estimators.paper(kl_coefficient=beta),
       updates_per_rollout=1,
       history=os.path.join(output, "rewards.jsonl"),
     )

@@ -17,16 +17,7 @@ from mlm.training import losses
 from tests import tiny_models
 
 BETA, RESPONSE_LENGTH, NUM_SAMPLES = 0.25, 6, 3
-PAPER = estimators.Estimator(
-  baseline="siblings",
-  advantage_scale="none",
-  kl_in="reward",
-  kl_estimator="k1",
-  kl_coefficient=BETA,
-  ratio="none",
-  clip=None,
-  average="sequences",
-)
+PAPER = estimators.paper(kl_coefficient=BETA)
 PROMPTS = np.array(
   [[0, 0, 0, 3, 9, 4], [0, 3, 8, 7, 6, 4], [3, 9, 9, 5, 11, 4]], np.int32
 )

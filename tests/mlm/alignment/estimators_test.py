@@ -28,6 +28,10 @@ REFERENCE = jnp.array([[0.1, 0.1], [-0.3, 0.4], [0.2, -0.6]])
 ONES = np.ones((4, 2), np.float32)
 
 
+def test_the_published_estimator_is_what_the_paper_says():
+  assert estimators.paper(kl_coefficient=0.3) == PAPER
+
+
 def _with(**changes):
   return dataclasses.replace(PAPER, **changes)
 

@@ -15,16 +15,7 @@ from tests import tiny_models
 
 P, R, K = 6, 5, 2
 MODEL = decoder.build(dataclasses.replace(tiny_models.DECODER, vocab_size=12))
-ESTIMATOR = estimators.Estimator(
-  baseline="siblings",
-  advantage_scale="none",
-  kl_in="reward",
-  kl_estimator="k1",
-  kl_coefficient=0.25,
-  ratio="none",
-  clip=None,
-  average="sequences",
-)
+ESTIMATOR = estimators.paper(kl_coefficient=0.25)
 # Five prompts of different lengths, padded on the left.
 ROWS = np.where(np.arange(P) < np.array([[0], [2], [5], [3], [1]]), 0, 7)
 

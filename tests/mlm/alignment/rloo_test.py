@@ -14,16 +14,7 @@ from mlm.data import prompts
 from mlm.decoding import generate
 from mlm.tokenizers import special
 
-PAPER = estimators.Estimator(
-  baseline="siblings",
-  advantage_scale="none",
-  kl_in="reward",
-  kl_estimator="k1",
-  kl_coefficient=0.25,
-  ratio="none",
-  clip=None,
-  average="sequences",
-)
+PAPER = estimators.paper(kl_coefficient=0.25)
 
 
 def _batch(toy, params, advantages):
